@@ -1,0 +1,1 @@
+"""Speech-text language-model pre-training: the library behind the flows and dashboards."""

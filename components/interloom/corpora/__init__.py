@@ -1,0 +1,1 @@
+"""Corpora as tables in shards: real ones by ingest, the starter world by a generator."""

@@ -1,0 +1,219 @@
+"""The record of what ran, what it made and from what. The catalog's row decides what is published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from interloom.core.artifacts import ArtifactRef, Manifest
+from interloom.ports.gate import CheckResult
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a run; ``step`` is None for a result and set for a point of a curve."""
+
+    name: str
+    value: float
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageHit:
+    """A published result of a stage."""
+
+    stage_key: str
+    run_id: str
+    result_json: str
+    outputs: Mapping[str, ArtifactRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to execute one stage key. ``fence`` grows each time it changes hands."""
+
+    stage_key: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A run that begins: a pipeline, or one stage of it (then ``parent_run_id`` is set)."""
+
+    run_id: str
+    job: str
+    recipe: str
+    parent_run_id: str | None = None
+    stage_key: str | None = None
+    request_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a run consumed."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """All that becomes visible in one transaction when a stage is done."""
+
+    run_id: str
+    result_json: str
+    inputs: Mapping[str, ArtifactRef]
+    outputs: Mapping[str, ArtifactRef]
+    manifests: Sequence[Manifest]
+    metrics: Sequence[Metric] = ()
+    checks: Sequence[CheckResult] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as queries show it. Times are ISO 8601 in UTC."""
+
+    run_id: str
+    job: str
+    recipe: str
+    state: RunState
+    parent_run_id: str | None
+    stage_key: str | None
+    is_cache_hit: bool
+    started_at: str
+    ended_at: str | None
+    error: str | None
+    usage: Usage
+    request_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineageEdge:
+    """A run read or wrote an artifact under a name."""
+
+    run_id: str
+    job: str
+    name: str
+    artifact: ArtifactRef
+    is_output: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """One published artifact under a name: ``version`` counts from 1 for each name."""
+
+    name: str
+    version: int
+    ref: ArtifactRef
+    published_at: str
+    num_bytes: int
+    counts: Mapping[str, int]
+    licences: tuple[str, ...]
+
+
+class Catalog(Protocol):
+    """Runs, artifacts, lineage, metrics, checks and leases; one short transaction a call."""
+
+    def find(self, stage_key: str) -> StageHit | None:
+        """The published result of a stage key, if there is one."""
+        ...
+
+    def acquire(self, stage_key: str, owner: str, *, ttl_s: float) -> Lease | None:
+        """Take the lease of a stage key; None while another owner's heartbeat is fresh."""
+        ...
+
+    def renew(self, lease: Lease) -> None:
+        """Beat.
+
+        Raises:
+            LeaseLostError: Another owner has a higher fence.
+        """
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease back; nothing happens if it was lost."""
+        ...
+
+    def start_run(self, start: RunStart) -> None:
+        """Record that a run begins."""
+        ...
+
+    def publish(self, lease: Lease, publication: Publication) -> None:
+        """Make a stage's outputs visible and end its run, in one transaction.
+
+        Raises:
+            LeaseLostError: The fence is no longer ours; nothing was written.
+        """
+        ...
+
+    def record_hit(self, start: RunStart, hit: StageHit, inputs: Mapping[str, ArtifactRef]) -> None:
+        """Record a run that reused ``hit``: a lineage run, complete at once."""
+        ...
+
+    def end_run(self, run_id: str, state: RunState, error: str | None = None) -> None:
+        """End a run that publishes nothing itself: a pipeline, or one that failed."""
+        ...
+
+    def publish_dataset(self, name: str, manifest: Manifest, run_id: str) -> DatasetVersion:
+        """Publish an artifact that no stage made, such as an ingested corpus, under a name."""
+        ...
+
+    def dataset(self, name: str, version: int | None = None) -> DatasetVersion:
+        """A named version, the newest by default.
+
+        Raises:
+            MissingError: No such name or version; lists the nearest names.
+        """
+        ...
+
+    def datasets(self) -> Sequence[DatasetVersion]:
+        """All published versions, newest first."""
+        ...
+
+    def runs(self, *, parent_run_id: str | None = None, limit: int = 100) -> Sequence[RunRecord]:
+        """Pipelines, newest first; or the stages of one pipeline, in order."""
+        ...
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run, by its id or an unambiguous prefix.
+
+        Raises:
+            MissingError: No run, or several, begin like this.
+        """
+        ...
+
+    def metrics(self, run_id: str) -> Sequence[Metric]:
+        """A stage run's metrics; for a run that reused a result, those of the original."""
+        ...
+
+    def checks(self, artifact: ArtifactRef) -> Sequence[CheckResult]:
+        """The verdicts on an artifact."""
+        ...
+
+    def edges(self, run_ids: Sequence[str]) -> Sequence[LineageEdge]:
+        """What these runs read and wrote."""
+        ...
+
+    def producer(self, artifact: ArtifactRef) -> str | None:
+        """The run that first published an artifact."""
+        ...
+
+    def consumers(self, artifact: ArtifactRef) -> Sequence[str]:
+        """The runs that read an artifact."""
+        ...
+
+    def facts(self, artifact: ArtifactRef) -> Mapping[str, Any]:
+        """How an artifact was made, from its manifest."""
+        ...

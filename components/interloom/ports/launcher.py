@@ -1,0 +1,57 @@
+"""How a stage is executed in processes of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from interloom.ports.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """One execution of one stage.
+
+    Attributes:
+        stage: Its name, as ``python -m interloom.stages NAME REQUEST`` takes it.
+        request_json: All that the result depends on.
+        folder: The stage's workspace; survives a kill, holds checkpoints and the log.
+        num_ranks: Processes that run it together; more than one goes through torchrun.
+        threads_per_rank: Fixed by the recipe, since it is part of the numeric class.
+    """
+
+    stage: str
+    request_json: str
+    folder: Path
+    num_ranks: int = 1
+    threads_per_rank: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What came of a job that succeeded.
+
+    Attributes:
+        result_json: The stage's result.
+        wall_s: Elapsed seconds.
+        cpu_s: Processor seconds over all ranks.
+        peak_rss_bytes: Largest resident memory of one rank.
+    """
+
+    result_json: str
+    wall_s: float
+    cpu_s: float
+    peak_rss_bytes: int
+
+
+class Launcher(Protocol):
+    """Runs stages: processes on this machine, or jobs on a cluster."""
+
+    def run(self, job: StageJob, *, progress: Progress) -> JobReport:
+        """Run the job to its end.
+
+        Raises:
+            ConfigError: The stage refused its request.
+            DataError: The stage refused its input.
+            TransientError: The process died or a resource was away.
+        """
+        ...

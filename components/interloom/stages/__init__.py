@@ -1,0 +1,1 @@
+"""Request to result, one module a stage: the table of contents of the pipeline."""

@@ -1,0 +1,47 @@
+"""What all results of stages have in common."""
+
+from collections.abc import Mapping
+
+from interloom.config.base import Frozen
+from interloom.core.artifacts import ArtifactRef
+from interloom.ports.catalog import Metric
+from interloom.ports.gate import CheckResult
+
+
+class StageRequest(Frozen):
+    """All that a result depends on. Fields that hold an ``ArtifactRef`` are the inputs."""
+
+    def inputs(self) -> Mapping[str, ArtifactRef]:
+        """The artifacts this stage reads, by the name of their field."""
+        return _refs(self)
+
+
+class StageResult(Frozen):
+    """What a stage made. Fields that hold an ``ArtifactRef`` are the outputs.
+
+    Equal requests give equal results: no time, no rate, no path of this machine.
+    """
+
+    metrics: tuple[Metric, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
+
+    def outputs(self) -> Mapping[str, ArtifactRef]:
+        """The artifacts that were written, by the name of their field."""
+        return _refs(self)
+
+    def metric(self, name: str) -> float:
+        """The result metric of this name.
+
+        Raises:
+            KeyError: The stage recorded none of this name.
+        """
+        for metric in self.metrics:
+            if metric.name == name and metric.step is None:
+                return metric.value
+        raise KeyError(name)
+
+
+def _refs(model: Frozen) -> dict[str, ArtifactRef]:
+    """The fields that hold a reference."""
+    values = {name: getattr(model, name) for name in type(model).model_fields}
+    return {name: value for name, value in values.items() if isinstance(value, ArtifactRef)}

@@ -1,0 +1,103 @@
+"""Checkpoints of a run in progress: one file a rank, counted only when all are whole.
+
+Layout: ``step-NNNNNNNN/rank-R.safetensors`` and, written last, ``step-NNNNNNNN/whole.json`` with the
+digests of all ranks' files.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from interloom.core.errors import DataError
+from interloom.ports.catalog import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MARK = "whole.json"
+_CURVES = TypeAdapter(tuple[Metric, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What one rank needs to go on: the engine's tensors, and the curves so far."""
+
+    state: "Mapping[str, Tensor]"
+    curves: tuple[Metric, ...]
+
+
+def save_rank(folder: Path, step: int, rank: int, checkpoint: Checkpoint) -> None:
+    """Write this rank's part of ``step``; not valid until ``seal``."""
+    target = _step_folder(folder, step)
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target / f".rank-{rank}.partial"
+    curves = _CURVES.dump_json(checkpoint.curves).decode()
+    save_file(dict(checkpoint.state), temporary, metadata={"curves": curves})
+    _sync(temporary)
+    temporary.replace(target / f"rank-{rank}.safetensors")
+
+
+def seal(folder: Path, step: int, world_size: int) -> None:
+    """Declare ``step`` whole and remove older ones. One rank calls it, after all have saved."""
+    target = _step_folder(folder, step)
+    digests = {
+        f"rank-{rank}.safetensors": _sha256(target / f"rank-{rank}.safetensors")
+        for rank in range(world_size)
+    }
+    temporary = target / ".whole.partial"
+    temporary.write_text(json.dumps({"step": step, "files": digests}, sort_keys=True))
+    _sync(temporary)
+    temporary.replace(target / _MARK)
+    for older in folder.glob("step-*"):
+        if older != target:
+            shutil.rmtree(older)
+
+
+def newest_step(folder: Path) -> int | None:
+    """The last step whose checkpoint was sealed, if any."""
+    marks = sorted(folder.glob(f"step-*/{_MARK}"))
+    return int(json.loads(marks[-1].read_text())["step"]) if marks else None
+
+
+def load_rank(folder: Path, step: int, rank: int, world_size: int) -> Checkpoint:
+    """This rank's part of a sealed step.
+
+    Raises:
+        DataError: It was written by another number of ranks, or a file changed since.
+    """
+    target = _step_folder(folder, step)
+    files = json.loads((target / _MARK).read_text())["files"]
+    if len(files) != world_size:
+        raise DataError(
+            f"the checkpoint of step {step} has {len(files)} ranks, this run has {world_size}; "
+            "remove it to begin anew, or run with as many ranks"
+        )
+    path = target / f"rank-{rank}.safetensors"
+    if not path.is_file() or _sha256(path) != files[path.name]:
+        raise DataError(f"{path} is missing or changed since it was written; remove {target}")
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return Checkpoint(state, _CURVES.validate_json(file.metadata()["curves"]))
+
+
+def _step_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
