@@ -40,7 +40,7 @@ class TextTokenizer:
         """
         try:
             return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        except Exception as error:
             raise DataError(f"{path.name} is not a tokenizer.json: {error}") from error
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Spoken dialogues, fine-tuning, the chatbot."""

@@ -1,0 +1,1 @@
+"""Tasks, scoring, judges, intervals."""

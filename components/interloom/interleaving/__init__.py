@@ -1,0 +1,1 @@
+"""Choose spans, weave speech tokens into text, check alignment."""

@@ -1,0 +1,1 @@
+"""Sources, shares, sampler, packing, resumable stream."""

@@ -1,0 +1,1 @@
+"""What must hold of each artifact, as expectations."""

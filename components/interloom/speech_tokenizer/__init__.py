@@ -1,0 +1,1 @@
+"""Whisper-shaped encoder with a vector quantizer, trained by speech recognition."""

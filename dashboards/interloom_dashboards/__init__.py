@@ -1,0 +1,1 @@
+"""Streamlit pages: a page draws what a view function returned."""
