@@ -36,7 +36,7 @@ class ArtifactKind(StrEnum):
     EVALUATION = "evaluation"
     TOKENIZER_MODEL = "tokenizer_model"
     DECODER_MODEL = "decoder_model"
-    TEXT_TO_TOKEN_MODEL = "text_to_token_model"
+    TEXT_TO_TOKEN_MODEL = "text_to_token_model"  # noqa: S105 - no password
     LANGUAGE_MODEL = "language_model"
     CHAT_MODEL = "chat_model"
 

@@ -1,4 +1,4 @@
-"""The record of what ran, what it made and from what. The catalog's row decides what is published."""
+"""The record of what ran, what it made and from what; its row decides what is published."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """Checkpoints of a run in progress: one file a rank, counted only when all are whole.
 
-Layout: ``step-NNNNNNNN/rank-R.safetensors`` and, written last, ``step-NNNNNNNN/whole.json`` with the
-digests of all ranks' files.
+Layout: ``step-NNNNNNNN/rank-R.safetensors`` and, written last, ``step-NNNNNNNN/whole.json`` with
+the digests of all files.
 """
 
 import hashlib

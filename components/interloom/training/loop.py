@@ -34,8 +34,8 @@ class Loss:
 class TrainTask(Protocol):
     """A model and its examples. Micro-batch ``index`` is a pure function of the index.
 
-    Indices run over ``step * gradient_accumulation * world_size + micro * world_size + rank``, so the
-    same indices are seen for any split into micro-batches and ranks.
+    Indices run over ``(step * gradient_accumulation + micro) * world_size + rank``: the
+    same ones are seen for any split into micro-batches and ranks.
     """
 
     @property
@@ -100,9 +100,7 @@ def _one_step(
 
     total: dict[str, float] = {}
     for micro in range(config.gradient_accumulation):
-        index = (
-            step * config.gradient_accumulation + micro
-        ) * engine.world_size + engine.rank
+        index = (step * config.gradient_accumulation + micro) * engine.world_size + engine.rank
         torch.manual_seed(seed * 1_000_003 + index)  # dropout is a function of (seed, index)
         loss = task.loss(engine.module, index)
         if not torch.isfinite(loss.value):
@@ -115,9 +113,7 @@ def _one_step(
     return total, engine.step(learning_rate(config, step))
 
 
-def _points(
-    engine: TrainEngine, sums: Mapping[str, float], norm: float, step: int
-) -> list[Metric]:
+def _points(engine: TrainEngine, sums: Mapping[str, float], norm: float, step: int) -> list[Metric]:
     """One point of each curve; the loss stands second to last, the gradient norm last."""
     reduced = engine.sum_over_ranks(sums)
     means = {
