@@ -1,0 +1,90 @@
+"""Settings of the spoken chatbot: its templates, its training and how it answers."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from interloom.config.base import Frozen
+from interloom.config.training import TrainConfig
+
+
+class StreamTemplate(Frozen):
+    """How a text-guided answer alternates (GLM-4-Voice: 13 text, then 26 speech tokens)."""
+
+    text_chunk: PositiveInt = 13
+    speech_chunk: PositiveInt = 26
+
+
+class DialogueConfig(Frozen):
+    """Which dialogues are spoken, and what a spoken turn must be like.
+
+    Attributes:
+        template: A dialogue whose speech would end before its text is dropped.
+        max_dialogues: Take at most the first so many of each split.
+        max_turn_codes: A turn with more speech codes drops its dialogue.
+        batch_size: Turns synthesised at once; does not change the result.
+    """
+
+    template: StreamTemplate = StreamTemplate()
+    max_dialogues: PositiveInt = 100_000
+    max_turn_codes: PositiveInt = 375
+    batch_size: PositiveInt = 128
+
+
+class CopyConfig(Frozen):
+    """How often each copy of a dialogue is seen, for each time the whole is gone through.
+
+    GLM-4-Voice goes 4 times through the copies with loss on text and 20 times through those with
+    loss on speech; that is 1 to 5. A copy with 0 is left out.
+    """
+
+    text: NonNegativeInt = 1
+    speech: NonNegativeInt = 5
+    speech_only: NonNegativeInt = 2
+    text_weight: NonNegativeFloat = 1.0
+    speech_weight: NonNegativeFloat = 1.0
+    typed_user_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        if not self.text + self.speech + self.speech_only:
+            raise ValueError("one of text, speech and speech_only must be above 0")
+        return self
+
+
+class SftConfig(Frozen):
+    """Supervised fine-tuning of a language model into a spoken chatbot.
+
+    Attributes:
+        template: Must be the one the chatbot answers with.
+        copies: The copies of each dialogue and their shares.
+        row_length: Tokens of a row; a longer example is left out and counted.
+        rows_per_batch: Rows of one micro-batch of one rank.
+        train: Steps, rates, ranks.
+    """
+
+    template: StreamTemplate = StreamTemplate()
+    copies: CopyConfig = CopyConfig()
+    row_length: PositiveInt = 512
+    rows_per_batch: PositiveInt = 4
+    train: TrainConfig = TrainConfig(
+        num_steps=300,
+        learning_rate=1e-3,
+        final_learning_rate_ratio=0.1,
+        warmup_steps=10,
+        checkpoint_every_steps=100,
+        log_every_steps=20,
+    )
+
+
+class AnswerConfig(Frozen):
+    """How the chatbot chooses its tokens.
+
+    ``temperature`` 0 is greedy; GLM-4-Voice's demo uses 0.2 with ``top_p`` 0.8.
+    """
+
+    template: StreamTemplate = StreamTemplate()
+    is_text_guided: bool = True
+    temperature: NonNegativeFloat = 0.2
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    max_new_tokens: PositiveInt = 400

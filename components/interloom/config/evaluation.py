@@ -1,0 +1,43 @@
+"""Settings of the evaluation: how many of each set, which score, which interval."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from interloom.config.base import Frozen
+from interloom.config.dialogue import AnswerConfig
+
+ClozeScore = Literal["sum", "mean_ending", "mean_all"]
+
+
+class EvaluationConfig(Frozen):
+    """What is measured on held-out data.
+
+    Sets larger than their cap are sampled once, from the seed, so that every model is asked the
+    same.
+
+    Attributes:
+        max_utterances: Held-out utterances for the tokenizer's error rate.
+        max_decoded: Held-out utterances that go through decoder and tokenizer again.
+        max_texts: Held-out transcripts for the text-to-token round trip.
+        max_cloze_per_group: Story-cloze items of each group.
+        max_questions: Spoken questions for the base model.
+        max_chats: Questions put to the chatbot.
+        cloze_score: The score that counts; all three are reported.
+        confidence: Of every interval.
+        num_resamples: Of the bootstrap for error rates.
+        answer: How the chatbot decodes.
+        max_answer_tokens: Longest answer of the base model to a spoken question.
+    """
+
+    max_utterances: PositiveInt = 100
+    max_decoded: PositiveInt = 24
+    max_texts: PositiveInt = 64
+    max_cloze_per_group: PositiveInt = 64
+    max_questions: PositiveInt = 64
+    max_chats: PositiveInt = 48
+    cloze_score: ClozeScore = "mean_ending"
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    num_resamples: PositiveInt = 1000
+    answer: AnswerConfig = AnswerConfig(temperature=0.0)
+    max_answer_tokens: PositiveInt = 96
