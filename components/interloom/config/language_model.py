@@ -1,0 +1,120 @@
+"""The shape of the language model, and how it is pre-trained."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from interloom.config.base import Frozen
+from interloom.config.training import TrainConfig
+
+
+class LanguageModelConfig(Frozen):
+    """A Llama-family transformer; the vocabulary's size comes from the layout.
+
+    Attributes:
+        hidden_size: Width D of the residual stream.
+        num_layers: Transformer blocks.
+        num_heads: Query heads H; each has ``hidden_size / num_heads`` channels.
+        num_kv_heads: Key and value heads; divides ``num_heads``.
+        ffn_size: Inner width of SwiGLU.
+        rope_theta: Base of the rotary wavelengths.
+        norm_epsilon: Added to the mean square in RMSNorm.
+        has_qk_norm: Whether queries and keys are normalised per head, as Qwen 3 does.
+        has_tied_embeddings: Whether the output matrix is the input table.
+        max_length: Longest sequence that is trained or generated.
+        init_std: Standard deviation of the first weights.
+    """
+
+    hidden_size: PositiveInt = 192
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 6
+    num_kv_heads: PositiveInt = 3
+    ffn_size: PositiveInt = 512
+    rope_theta: PositiveFloat = 10_000.0
+    norm_epsilon: PositiveFloat = 1e-5
+    has_qk_norm: bool = True
+    has_tied_embeddings: bool = True
+    max_length: PositiveInt = 4096
+    init_std: PositiveFloat = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"hidden_size must be an even multiple of num_heads, got "
+                f"{self.hidden_size} and {self.num_heads}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}"
+            )
+        return self
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one head."""
+        return self.hidden_size // self.num_heads
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights in all, embeddings counted once if tied."""
+        kv_size = self.num_kv_heads * self.head_size
+        attention = 2 * self.hidden_size * (self.hidden_size + kv_size)
+        norms = 2 * self.hidden_size + 2 * self.head_size * self.has_qk_norm
+        block = attention + 3 * self.hidden_size * self.ffn_size + norms
+        tables = vocab_size * self.hidden_size * (1 if self.has_tied_embeddings else 2)
+        return self.num_layers * block + tables + self.hidden_size
+
+
+def _preset(hidden: int, layers: int, heads: int, kv: int, ffn: int) -> LanguageModelConfig:
+    return LanguageModelConfig(
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv,
+        ffn_size=ffn,
+        has_tied_embeddings=hidden < 2048,
+        max_length=8192,
+    )
+
+
+PRESETS: Mapping[str, LanguageModelConfig] = MappingProxyType(
+    {
+        "2m": LanguageModelConfig(),
+        "5m": _preset(256, 6, 8, 4, 704),
+        "30m": _preset(512, 8, 8, 4, 1408),
+        "100m": _preset(768, 12, 12, 4, 2048),
+        "300m": _preset(1024, 24, 16, 8, 2816),
+        "1.5b": _preset(2048, 28, 16, 8, 5632),
+        "9b": _preset(4096, 40, 32, 8, 13696),
+    }
+)
+"""Named shapes; the name is the size without embeddings, roughly."""
+
+
+class PretrainConfig(Frozen):
+    """How the language model is trained (spec section 5.1).
+
+    The rows of one optimizer step are ``rows_per_batch * gradient_accumulation * num_ranks``.
+
+    Attributes:
+        model: Its shape.
+        train: Steps, learning rate, ranks.
+        rows_per_batch: Rows of one micro-batch on one rank.
+        has_activation_checkpointing: Recompute each block in the backward pass.
+        loss_chunk_tokens: Positions whose logits are held at once.
+    """
+
+    model: LanguageModelConfig = LanguageModelConfig()
+    train: TrainConfig = TrainConfig(
+        num_steps=300, learning_rate=2e-3, warmup_steps=15, schedule="linear"
+    )
+    rows_per_batch: Annotated[int, Field(ge=1)] = 8
+    has_activation_checkpointing: bool = False
+    loss_chunk_tokens: PositiveInt = 4096
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step over all ranks."""
+        return self.rows_per_batch * self.train.gradient_accumulation * self.train.num_ranks
