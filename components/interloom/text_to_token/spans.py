@@ -1,0 +1,42 @@
+"""What is asked of synthesis and what comes back."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRequest:
+    """A stretch of text to speak.
+
+    Attributes:
+        span_id: Names the random stream: the same id, text and seed give the same codes.
+        text: What is said.
+        attempt: The first attempt to make; a higher one speaks the span anew.
+    """
+
+    span_id: str
+    text: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpanResult:
+    """What became of a span.
+
+    Attributes:
+        span_id: That of the request.
+        codes: Speech codes without markers, shape (F,); empty if the span was refused.
+        accepted: Whether some attempt passed all guards.
+        reason: Why the last attempt was refused; empty if it was accepted.
+        attempts: How many were made.
+    """
+
+    span_id: str
+    codes: Codes = field(compare=False, repr=False)
+    accepted: bool
+    reason: str
+    attempts: int
