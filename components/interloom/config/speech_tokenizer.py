@@ -1,0 +1,152 @@
+"""The speech tokenizer: a Whisper-shaped encoder with a vector quantiser inside (P1, section 2.1)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator
+
+from interloom.config.base import Frozen
+from interloom.config.training import TrainConfig
+
+SAMPLE_RATE_HZ = 16_000
+SAMPLES_PER_MEL_FRAME = 160
+SAMPLES_PER_STEM_FRAME = 320  # the second convolution has stride 2: 50 Hz
+
+
+class EncoderConfig(Frozen):
+    """The encoder. A "frame" here is one of its 50 Hz positions, before the pool.
+
+    Attributes:
+        pool_kernel: Average pool; 1, 2, 4, 8 give 50, 25, 12.5, 6.25 Hz.
+        pool_after_layer: Layers that run before the pool, at 50 Hz.
+        quantize_after_layer: Layers that run before the quantiser. P1 pools and quantises at the
+            same place, half way up; on a processor it pays to pool earlier.
+        block_frames: Attention below the quantiser sees the past and its own block of this many
+            frames (200, 4 s, in P1's released model); None is full attention.
+        is_stem_causal: Pad both stem convolutions on the left only.
+        max_frames: Rows of the position table; longer audio is cut into pieces.
+        bucket_tokens: An utterance is computed alone, padded to a multiple of this many tokens.
+    """
+
+    num_mel_bins: Literal[80, 128] = 80
+    d_model: PositiveInt = 128
+    num_heads: PositiveInt = 4
+    ffn_dim: PositiveInt = 512
+    num_layers: PositiveInt = 5
+    pool_kernel: Literal[1, 2, 4, 8] = 4
+    pool_after_layer: NonNegativeInt = 1
+    quantize_after_layer: NonNegativeInt = 3
+    block_frames: PositiveInt | None = 100
+    is_stem_causal: bool = True
+    max_frames: PositiveInt = 1500
+    bucket_tokens: PositiveInt = 16
+
+    @property
+    def samples_per_token(self) -> int:
+        """Audio samples that one code stands for: 1280 at 12.5 Hz."""
+        return SAMPLES_PER_STEM_FRAME * self.pool_kernel
+
+    @property
+    def max_tokens(self) -> int:
+        """Codes of the longest piece; rows of the second position table."""
+        return self.max_frames // self.pool_kernel
+
+    @model_validator(mode="after")
+    def _the_parts_fit(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"num_heads must divide d_model = {self.d_model}, got {self.num_heads}"
+            )
+        if not self.pool_after_layer <= self.quantize_after_layer <= self.num_layers:
+            raise ValueError(
+                "need pool_after_layer <= quantize_after_layer <= num_layers, got "
+                f"{self.pool_after_layer}, {self.quantize_after_layer}, {self.num_layers}"
+            )
+        if self.max_frames % self.pool_kernel:
+            raise ValueError(
+                f"pool_kernel = {self.pool_kernel} must divide max_frames, got {self.max_frames}"
+            )
+        if self.block_frames is not None and self.block_frames % self.pool_kernel:
+            raise ValueError(
+                f"pool_kernel = {self.pool_kernel} must divide block_frames, "
+                f"got {self.block_frames}"
+            )
+        return self
+
+
+class QuantizerConfig(Frozen):
+    """EMA vector quantisation with restarts (P1; spec 8.1).
+
+    Attributes:
+        commitment: Beta, the weight of the commitment loss.
+        restart_every_steps: R. Each R steps, codes whose mean usage fell under ``decay ** R`` are
+            set to vectors of the batch.
+        start_step: Until this step the encoder trains without quantiser; then the codebook is set
+            by k-means over its vectors. A codebook that starts on an untrained encoder follows
+            vectors that mean nothing yet, and costs steps to get away from them.
+        kmeans_batches: Batches whose vectors the k-means sees.
+    """
+
+    codebook_size: Annotated[int, Field(ge=2)] = 512
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    epsilon: PositiveFloat = 1e-5
+    commitment: NonNegativeFloat = 10.0
+    restart_every_steps: PositiveInt = 100
+    start_step: NonNegativeInt = 200
+    kmeans_batches: PositiveInt = 16
+    kmeans_rounds: PositiveInt = 8
+
+
+class AugmentConfig(Frozen):
+    """Changes to the log-mel in training, drawn from ``(seed, batch, row)``.
+
+    Attributes:
+        num_time_masks: SpecAugment masks over time.
+        time_mask_frames: Longest one, in mel frames (10 ms).
+        num_bin_masks: SpecAugment masks over mel bins.
+        bin_mask_bins: Widest one.
+        noise: Largest standard deviation of Gaussian noise on the log-mel.
+        gain: Largest shift of the log-mel, up or down (0.25 is 10 dB).
+        smoothed: Share of rows whose log-mel is smoothed as a regression decoder smooths it, so
+            that decoded speech is read back as well as recorded speech.
+    """
+
+    num_time_masks: NonNegativeInt = 2
+    time_mask_frames: NonNegativeInt = 12
+    num_bin_masks: NonNegativeInt = 2
+    bin_mask_bins: NonNegativeInt = 12
+    noise: NonNegativeFloat = 0.1
+    gain: NonNegativeFloat = 0.1
+    smoothed: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+
+class TokenizerConfig(Frozen):
+    """Model and training of the speech tokenizer.
+
+    Attributes:
+        decoder_layers: Layers of the attention decoder that gives P1's ASR loss.
+        ctc_weight: Weight of the CTC head's loss beside the decoder's.
+        reader: The head that reads codes back as text. CTC is the default: it costs one matrix
+            product, it cannot loop or invent, and it also aligns.
+        batch_frames: Mel frames of a batch, padding included.
+    """
+
+    encoder: EncoderConfig = EncoderConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    augment: AugmentConfig = AugmentConfig()
+    decoder_layers: PositiveInt = 2
+    ctc_weight: PositiveFloat = 1.0
+    decoder_weight: PositiveFloat = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    reader: Literal["ctc", "decoder"] = "ctc"
+    batch_frames: PositiveInt = 6000
+    training: TrainConfig = TrainConfig(
+        num_steps=1200,
+        learning_rate=2e-3,
+        final_learning_rate_ratio=0.02,
+        warmup_steps=100,
+        beta2=0.98,
+        weight_decay=0.01,
+        checkpoint_every_steps=200,
+        log_every_steps=20,
+    )
