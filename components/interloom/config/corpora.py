@@ -1,0 +1,79 @@
+"""Where the corpora of a run come from, and the limits of what may be read in."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from interloom.config.base import Frozen
+
+Share = Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class StarterWorld(Frozen):
+    """Build the small closed world: its text, speech, dialogues and tasks.
+
+    The counts of documents give about 400 thousand text tokens and those of utterances one hour.
+    """
+
+    kind: Literal["starter"] = "starter"
+    speech_seconds: PositiveInt = 3600
+    num_stories: PositiveInt = 4200
+    num_written_documents: PositiveInt = 1300
+    num_woven_documents: PositiveInt = 1300
+    num_dialogues: PositiveInt = 900
+    num_story_cloze: PositiveInt = 200
+
+
+class CatalogCorpora(Frozen):
+    """Use corpora that ``interloom ingest`` put into the catalog, by name."""
+
+    kind: Literal["catalog"] = "catalog"
+    speech: str
+    text: str
+    dialogues: str | None = None
+    max_cloze: PositiveInt = 500
+    max_questions: PositiveInt = 500
+    max_dialogues: PositiveInt = 2000
+
+
+class IngestConfig(Frozen):
+    """What a run learns from.
+
+    Attributes:
+        source: The starter world, or corpora of the catalog.
+        text_vocab_size: Entries of the byte-level BPE that is trained on all text.
+        heldout_share: Part of utterances, documents and dialogues that no stage trains on.
+    """
+
+    source: Annotated[StarterWorld | CatalogCorpora, Field(discriminator="kind")] = StarterWorld()
+    text_vocab_size: Annotated[int, Field(ge=257)] = 512
+    heldout_share: Share = 0.08
+
+
+class SpeechLimits(Frozen):
+    """Which recordings are refused.
+
+    Attributes:
+        min_seconds: Shorter ones are refused.
+        max_seconds: Longer ones are refused.
+        max_words_per_second: Transcripts that cannot have been read in that time are refused.
+        silence_peak: Recordings that never exceed this amplitude count as silent.
+    """
+
+    min_seconds: PositiveFloat = 0.1
+    max_seconds: PositiveFloat = 30.0
+    max_words_per_second: PositiveFloat = 12.0
+    silence_peak: PositiveFloat = 1e-4
+
+
+class TextLimits(Frozen):
+    """How text is cut into documents, and which are refused.
+
+    Attributes:
+        min_characters: Shorter documents are refused.
+        max_characters: Plain text is cut between paragraphs into documents of at most this;
+            longer rows of JSONL and Parquet, and longer single paragraphs, are refused.
+    """
+
+    min_characters: PositiveInt = 1
+    max_characters: PositiveInt = 20_000
