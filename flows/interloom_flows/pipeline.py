@@ -1,0 +1,200 @@
+"""The pipeline as a graph: which stage reads what which other stage made. Pure.
+
+::
+
+    ingest > train_tokenizer > tokenize_speech > train_text_to_token > interleave > mix > pretrain
+                                      |                  |                                   |
+                                      |                  +--------> build_dialogues -------> sft
+                                      |                                                      |
+                                      +--> train_decoder -------------------------------> evaluate
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from interloom.config.base import Frozen
+from interloom.config.recipe import Recipe
+from interloom.config.training import TrainConfig
+from interloom.core.artifacts import ArtifactRef
+from interloom.stages.build_dialogues import BuildDialoguesRequest
+from interloom.stages.evaluate import EvaluateRequest
+from interloom.stages.ingest import IngestRequest
+from interloom.stages.interleave import InterleaveRequest
+from interloom.stages.mix import MixRequest
+from interloom.stages.pretrain import PretrainRequest
+from interloom.stages.result import StageRequest, StageResult
+from interloom.stages.sft import SftRequest
+from interloom.stages.tokenize_speech import TokenizeSpeechRequest
+from interloom.stages.train_decoder import TrainDecoderRequest
+from interloom.stages.train_text_to_token import TrainTextToTokenRequest
+from interloom.stages.train_tokenizer import TrainTokenizerRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What requests are built from, beside the recipe.
+
+    Attributes:
+        results: What each stage made, by the stage's name.
+        corpora: ``speech``, ``text`` and ``dialogues`` of one's own, for ``ingest``.
+    """
+
+    results: Mapping[str, StageResult] = field(default_factory=lambda: MappingProxyType({}))
+    corpora: Mapping[str, ArtifactRef] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_result(self, stage: str, result: StageResult) -> "Inputs":
+        """These, and what one more stage made."""
+        return Inputs({**self.results, stage: result}, self.corpora)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a pipeline.
+
+    Attributes:
+        stage: Its name, as the registry of stages knows it; a pipeline runs a stage once.
+        request_type: Its fields of type ``ArtifactRef`` are filled by name from what the steps in
+            ``after`` made.
+        section: The section of the recipe that holds its settings, or None.
+        title: What it does, in plain words.
+        after: The steps whose results its request needs.
+    """
+
+    stage: str
+    request_type: type[StageRequest]
+    section: str | None
+    title: str
+    after: tuple[str, ...] = ()
+
+    def request(self, recipe: Recipe, inputs: Inputs) -> StageRequest:
+        """All that this stage's result depends on.
+
+        Args:
+            recipe: Gives settings and seed.
+            inputs: Holds at least the results of the steps in ``after``.
+        """
+        made = {} if self.after else dict(inputs.corpora)
+        for name in self.after:
+            made |= inputs.results[name].outputs()
+        fields = self.request_type.model_fields
+        values: dict[str, object] = {name: made[name] for name in fields if name in made}
+        if self.section is not None:
+            values["config"] = getattr(recipe, self.section)
+        return self.request_type.model_validate(values | {"seed": recipe.seed})
+
+
+def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ...]:
+    """From recordings and text to an evaluated chatbot, in topological order.
+
+    Args:
+        recipe: A mixture without interleaved data has no ``interleave`` step.
+        only: Stop at this stage: only it and what it needs.
+
+    Raises:
+        KeyError: There is no stage ``only``.
+    """
+    steps = {step.stage: step for step in (*_data_steps(recipe), *_model_steps())}
+    if only is None:
+        return tuple(steps.values())
+    needed, open_names = set[str](), [only]
+    while open_names:
+        name = open_names.pop()
+        needed.add(name)
+        open_names.extend(steps[name].after)
+    return tuple(step for step in steps.values() if step.stage in needed)
+
+
+def train_config(request: StageRequest) -> TrainConfig | None:
+    """How the stage trains; None for a stage that trains nothing."""
+    config = getattr(request, "config", None)
+    if not isinstance(config, Frozen):
+        return None
+    values = (getattr(config, name) for name in type(config).model_fields)
+    return next((value for value in values if isinstance(value, TrainConfig)), None)
+
+
+def _data_steps(recipe: Recipe) -> list[Step]:
+    """Up to the packed rows."""
+    corpora, tokens = (
+        ("ingest", "train_tokenizer"),
+        ("ingest", "train_tokenizer", "tokenize_speech"),
+    )
+    speaking = (*corpora, "train_text_to_token")
+    weaving = Step(
+        "interleave",
+        InterleaveRequest,
+        "interleave",
+        "speak spans of the text and weave them in",
+        speaking,
+    )
+    woven = [weaving] if recipe.mixture.interleaved is not None else []
+    return [
+        Step("ingest", IngestRequest, "ingest", "build or read the corpora"),
+        Step(
+            "train_tokenizer",
+            TrainTokenizerRequest,
+            "tokenizer",
+            "learn to write speech as tokens",
+            ("ingest",),
+        ),
+        Step("tokenize_speech", TokenizeSpeechRequest, None, "write all speech as tokens", corpora),
+        Step(
+            "train_text_to_token",
+            TrainTextToTokenRequest,
+            "text_to_token",
+            "learn to speak text in tokens",
+            tokens,
+        ),
+        Step(
+            "train_decoder",
+            TrainDecoderRequest,
+            "decoder",
+            "learn to turn tokens into sound",
+            ("ingest", "tokenize_speech"),
+        ),
+        *woven,
+        Step(
+            "build_dialogues",
+            BuildDialoguesRequest,
+            "dialogues",
+            "speak the dialogues",
+            speaking,
+        ),
+        Step(
+            "mix",
+            MixRequest,
+            "mixture",
+            "mix the sources and pack rows",
+            (*tokens, *(step.stage for step in woven)),
+        ),
+    ]
+
+
+def _model_steps() -> list[Step]:
+    """From the packed rows on."""
+    return [
+        Step("pretrain", PretrainRequest, "pretrain", "train the language model", ("mix",)),
+        Step(
+            "sft",
+            SftRequest,
+            "sft",
+            "make the chatbot out of it",
+            ("pretrain", "build_dialogues"),
+        ),
+        Step(
+            "evaluate",
+            EvaluateRequest,
+            "evaluate",
+            "measure everything on held-out data",
+            (
+                "ingest",
+                "train_tokenizer",
+                "tokenize_speech",
+                "train_text_to_token",
+                "train_decoder",
+                "pretrain",
+                "sft",
+            ),
+        ),
+    ]
