@@ -29,10 +29,17 @@ _CURVES = TypeAdapter(tuple[Metric, ...])
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What one rank needs to go on: the engine's tensors, and the curves so far."""
+    """What one rank needs to go on.
+
+    Attributes:
+        state: The engine's tensors.
+        curves: The points so far.
+        sums: What was added up since the last point.
+    """
 
     state: "Mapping[str, Tensor]"
     curves: tuple[Metric, ...]
+    sums: Mapping[str, float]
 
 
 def save_rank(folder: Path, step: int, rank: int, checkpoint: Checkpoint) -> None:
@@ -41,7 +48,8 @@ def save_rank(folder: Path, step: int, rank: int, checkpoint: Checkpoint) -> Non
     target.mkdir(parents=True, exist_ok=True)
     temporary = target / f".rank-{rank}.partial"
     curves = _CURVES.dump_json(checkpoint.curves).decode()
-    save_file(dict(checkpoint.state), temporary, metadata={"curves": curves})
+    sums = json.dumps(dict(checkpoint.sums))
+    save_file(dict(checkpoint.state), temporary, metadata={"curves": curves, "sums": sums})
     _sync(temporary)
     temporary.replace(target / f"rank-{rank}.safetensors")
 
@@ -86,7 +94,8 @@ def load_rank(folder: Path, step: int, rank: int, world_size: int) -> Checkpoint
         raise DataError(f"{path} is missing or changed since it was written; remove {target}")
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        return Checkpoint(state, _CURVES.validate_json(file.metadata()["curves"]))
+        kept = file.metadata()
+        return Checkpoint(state, _CURVES.validate_json(kept["curves"]), json.loads(kept["sums"]))
 
 
 def _step_folder(folder: Path, step: int) -> Path:

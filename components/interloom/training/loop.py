@@ -70,7 +70,7 @@ def train(
     """Train to the last step, from the newest sealed checkpoint in ``work.folder`` if there is one.
 
     Killed at any moment and called again, it gives the same weights and curves bit for bit, for one
-    numeric class and world size.
+    numeric class and world size. A point of a curve is the mean since the point before it.
 
     Raises:
         DataError: The loss stopped being finite; names the step.
@@ -80,25 +80,30 @@ def train(
     torch.manual_seed(seed)
     built = engine(task.module, config)
     folder = work.folder / "checkpoints"
-    curves: list[Metric] = []
-    first = _resume(folder, built, curves)
+    first, curves, sums = _resume(folder, built)
     for step in range(first, config.num_steps):
-        sums, norm = _one_step(task, config, built, step, seed)
+        norm = _one_step(task, config, built, step=step, seed=seed, sums=sums)
         if (step + 1) % config.log_every_steps == 0 or step + 1 == config.num_steps:
             curves += _points(built, sums, norm, step)
+            sums.clear()
             work.progress.update(step + 1, config.num_steps, f"loss {curves[-2].value:.3f}")
         if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < config.num_steps:
-            _save(folder, built, step + 1, curves)
+            _save(folder, built, step + 1, Checkpoint(built.state(), tuple(curves), dict(sums)))
     return Trained(built.weights(), tuple(curves))
 
 
 def _one_step(
-    task: TrainTask, config: TrainConfig, engine: TrainEngine, step: int, seed: int
-) -> tuple[dict[str, float], float]:
-    """All micro-batches of one optimizer step on this rank."""
+    task: TrainTask,
+    config: TrainConfig,
+    engine: TrainEngine,
+    *,
+    step: int,
+    seed: int,
+    sums: dict[str, float],
+) -> float:
+    """All micro-batches of one optimizer step on this rank; adds to ``sums``, returns the norm."""
     import torch
 
-    total: dict[str, float] = {}
     for micro in range(config.gradient_accumulation):
         index = (step * config.gradient_accumulation + micro) * engine.world_size + engine.rank
         torch.manual_seed(seed * 1_000_003 + index)  # dropout is a function of (seed, index)
@@ -106,41 +111,42 @@ def _one_step(
         if not torch.isfinite(loss.value):
             raise DataError(f"the loss is {loss.value.item()} at step {step}, micro-batch {index}")
         engine.backward(loss.value)
-        total["loss"] = total.get("loss", 0.0) + float(loss.value)
-        total["loss/weight"] = total.get("loss/weight", 0.0) + 1.0
-        for name, value in loss.sums.items():
-            total[name] = total.get(name, 0.0) + float(value)
-    return total, engine.step(learning_rate(config, step))
+        own: dict[str, Tensor | float] = {"loss": loss.value.detach(), "loss/weight": 1.0}
+        for name, value in (own | dict(loss.sums)).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return engine.step(learning_rate(config, step))
 
 
 def _points(engine: TrainEngine, sums: Mapping[str, float], norm: float, step: int) -> list[Metric]:
-    """One point of each curve; the loss stands second to last, the gradient norm last."""
+    """One point of each curve; the loss stands second to last, the gradient norm last.
+
+    A curve that nothing was seen of has no point.
+    """
     reduced = engine.sum_over_ranks(sums)
     means = {
-        name: value / max(reduced[f"{name}/weight"], 1e-9)
+        name: value / reduced[f"{name}/weight"]
         for name, value in sorted(reduced.items())
-        if f"{name}/weight" in reduced
+        if reduced.get(f"{name}/weight", 0.0) > 0
     }
     loss = means.pop("loss")
     means |= {"loss": loss, "gradient_norm": norm}
     return [Metric(f"train/{name}", value, step + 1) for name, value in means.items()]
 
 
-def _save(folder: Path, engine: TrainEngine, step: int, curves: list[Metric]) -> None:
-    """Write and seal a checkpoint with the curves so far."""
-    save_rank(folder, step, engine.rank, Checkpoint(engine.state(), tuple(curves)))
+def _save(folder: Path, engine: TrainEngine, step: int, checkpoint: Checkpoint) -> None:
+    """Write every rank's part, then seal the step."""
+    save_rank(folder, step, engine.rank, checkpoint)
     engine.sum_over_ranks({"barrier": 1.0})
     if engine.rank == 0:
         seal(folder, step, engine.world_size)
 
 
-def _resume(folder: Path, engine: TrainEngine, curves: list[Metric]) -> int:
-    """Load the newest sealed checkpoint; returns the step to go on with."""
+def _resume(folder: Path, engine: TrainEngine) -> tuple[int, list[Metric], dict[str, float]]:
+    """Load the newest sealed checkpoint: the step to go on with, the curves, the open sums."""
     step = newest_step(folder)
     engine.sum_over_ranks({"barrier": 1.0})  # every rank has looked before any seals a newer one
     if step is None:
-        return 0
+        return 0, [], {}
     saved = load_rank(folder, step, engine.rank, engine.world_size)
     engine.load_state(saved.state)
-    curves += saved.curves
-    return step
+    return step, list(saved.curves), dict(saved.sums)
