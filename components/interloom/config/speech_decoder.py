@@ -73,6 +73,7 @@ class DecoderConfig(Frozen):
     Attributes:
         num_mels: Mel bands between regressor and vocoder.
         mel_hop: Samples between mel frames; the samples of a token are a multiple of it.
+        mel_fft: Samples of the window of a mel frame.
         regressor: Codes to mel frames.
         vocoder: Mel frames to samples.
         voice: The training speaker that speaks at inference; the one with most speech by default.
@@ -81,12 +82,14 @@ class DecoderConfig(Frozen):
         crop_tokens: Tokens of one crop.
         vocoder_tokens: Tokens of each crop, from its middle, that the vocoder is trained on.
         predicted_share: Share of crops on which the vocoder gets predicted mel frames.
-        mel_weight: Weight of the mel loss against the spectral losses of the waveform.
+        mel_weight: Weight of the waveform's mel distance against its spectral losses.
+        num_heldout: Held-out utterances to measure on.
         train: Steps, rate and engine.
     """
 
     num_mels: PositiveInt = 80
     mel_hop: PositiveInt = 160
+    mel_fft: PositiveInt = 512
     regressor: MelRegressorConfig = MelRegressorConfig()
     vocoder: VocoderConfig = VocoderConfig()
     voice: str | None = None
@@ -96,6 +99,7 @@ class DecoderConfig(Frozen):
     vocoder_tokens: PositiveInt = 8
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     mel_weight: NonNegativeFloat = 1.0
+    num_heldout: NonNegativeInt = 32
     train: TrainConfig = TrainConfig(
         num_steps=800,
         learning_rate=2e-3,
