@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from interloom.config.base import Frozen
+from interloom.config.text_to_token import SynthesisConfig
 from interloom.config.training import TrainConfig
 
 
@@ -22,13 +23,19 @@ class DialogueConfig(Frozen):
         template: A dialogue whose speech would end before its text is dropped.
         max_dialogues: Take at most the first so many of each split.
         max_turn_codes: A turn with more speech codes drops its dialogue.
-        batch_size: Turns synthesised at once; does not change the result.
+        batch_size: Dialogues synthesised at once; does not change the result.
+        user: How users' turns are spoken: each in a voice of its own.
+        assistant: How answers are spoken: all in one voice, the model's first unless it is named.
+            Every turn is read back, and one that is not understood
+            drops its dialogue: the chatbot would learn to mumble.
     """
 
     template: StreamTemplate = StreamTemplate()
     max_dialogues: PositiveInt = 100_000
     max_turn_codes: PositiveInt = 375
     batch_size: PositiveInt = 128
+    user: SynthesisConfig = SynthesisConfig(judged_share=1.0)
+    assistant: SynthesisConfig = SynthesisConfig(judged_share=1.0, max_error_rate=0.34)
 
 
 class CopyConfig(Frozen):

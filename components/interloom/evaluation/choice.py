@@ -1,0 +1,47 @@
+"""The fixed part of a set that is measured, and its fingerprint."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interloom.core.artifacts import canonical_json
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenSet:
+    """Items of one set.
+
+    Attributes:
+        name: The set's.
+        items: In the order of their table.
+        num_available: How many there were to choose from.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    num_available: int
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the chosen ids: two reports are comparable only if theirs are equal."""
+        return hashlib.sha256(canonical_json([item["id"] for item in self.items])).hexdigest()
+
+    def to_dict(self) -> dict[str, str | int]:
+        """For ``report.json``."""
+        return {"digest": self.digest, "n": len(self.items), "available": self.num_available}
+
+
+def choose(name: str, items: Iterable[Item], limit: int, *, seed: int) -> ChosenSet:
+    """At most ``limit`` items, drawn from ``(seed, name)``; the same for every model."""
+    available = list(items)
+    if len(available) <= limit:
+        return ChosenSet(name, tuple(available), len(available))
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
+    places = np.sort(rng.permutation(len(available))[:limit])
+    return ChosenSet(name, tuple(available[place] for place in places), len(available))

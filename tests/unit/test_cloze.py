@@ -1,0 +1,109 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from interloom.evaluation.choice import choose
+from interloom.evaluation.cloze import (
+    ClozeItem,
+    ClozeMode,
+    Passage,
+    choices,
+    ending_ids,
+    prompt,
+    score_ending,
+)
+from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
+
+LAYOUT = VocabularyLayout(10, 10, text_tokenizer="t", tokenizer="s")
+SPEECH = LAYOUT.speech_offset
+BEGIN, END = LAYOUT.marker(Marker.AUDIO_BEGIN), LAYOUT.marker(Marker.AUDIO_END)
+
+
+class FavouriteToken:
+    """Says -1 for its favourite ids and -2 for all others."""
+
+    def __init__(self, favourites: Sequence[int]) -> None:
+        self.favourites = favourites
+        self.rows: list[Ids] = []
+
+    def log_likelihoods(self, rows: Sequence[Ids]) -> list[NDArray[np.float32]]:
+        self.rows += rows
+        return [
+            np.where(np.isin(row[1:], self.favourites), -1.0, -2.0).astype(np.float32)
+            for row in rows
+        ]
+
+
+ITEM = ClozeItem(
+    context=Passage((1, 2), (3,)), right=Passage((4, 4, 4), (5, 5)), wrong=Passage((6,), (7,))
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (ClozeMode.SPEECH_TO_SPEECH, [BEGIN, SPEECH + 3, SPEECH + 5, SPEECH + 5]),
+        (ClozeMode.SPEECH_TO_TEXT, [BEGIN, SPEECH + 3, END, 4, 4, 4]),
+        (ClozeMode.TEXT_TO_SPEECH, [1, 2, BEGIN, SPEECH + 5, SPEECH + 5]),
+        (ClozeMode.TEXT_TO_TEXT, [1, 2, 4, 4, 4]),
+    ],
+)
+def test_context_and_ending_stand_in_the_modality_of_the_mode(
+    mode: ClozeMode, expected: list[int]
+) -> None:
+    ids = [*prompt(ITEM.context, mode, LAYOUT), *ending_ids(ITEM.right, mode, LAYOUT)]
+
+    assert ids == expected
+
+
+def test_the_three_scores_of_an_ending() -> None:
+    scores = score_ending(np.array([-1, -2, -3, -5], np.float32), 2)
+
+    assert (scores.sum, scores.mean_ending, scores.mean_all) == (-8.0, -4.0, -2.75)
+
+
+def test_a_long_right_ending_wins_by_its_mean_and_loses_by_its_sum() -> None:
+    scorer = FavouriteToken([4])
+
+    chosen = choices([ITEM], ClozeMode.TEXT_TO_TEXT, scorer, LAYOUT)
+
+    # right: 3 * -1; wrong: -2; the context adds -2 to both
+    assert chosen == {"sum": (False,), "mean_ending": (True,), "mean_all": (True,)}
+
+
+def test_endings_that_are_equally_likely_do_not_count_as_right() -> None:
+    same = ClozeItem(ITEM.context, ITEM.right, ITEM.right)
+
+    chosen = choices([same], ClozeMode.SPEECH_TO_SPEECH, FavouriteToken([]), LAYOUT)
+
+    assert not any(one for answers in chosen.values() for one in answers)
+
+
+def test_each_item_is_judged_on_its_own() -> None:
+    swapped = ClozeItem(ITEM.context, ITEM.wrong, ITEM.right)
+
+    chosen = choices(
+        [ITEM, swapped, ITEM], ClozeMode.SPEECH_TO_SPEECH, FavouriteToken([SPEECH + 5]), LAYOUT
+    )
+
+    assert chosen["mean_ending"] == (True, False, True)
+
+
+def test_a_large_set_is_cut_the_same_way_each_time_and_keeps_its_order() -> None:
+    items = [{"id": f"{index:03d}"} for index in range(300)]
+
+    first, again = choose("cloze", items, 40, seed=5), choose("cloze", items, 40, seed=5)
+    ids = [item["id"] for item in first.items]
+
+    assert first == again
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 40
+    assert first.digest != choose("cloze", items, 40, seed=6).digest
+    assert first.digest != choose("questions", items, 40, seed=5).digest
+    assert first.to_dict()["available"] == 300
+
+
+def test_a_small_set_is_taken_whole() -> None:
+    assert len(choose("cloze", [{"id": "a"}, {"id": "b"}], 40, seed=5).items) == 2
