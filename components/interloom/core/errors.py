@@ -3,6 +3,7 @@
 InterloomError
 ├── ConfigError      the request or recipe is wrong: fix it
 ├── DataError        the input is wrong: fix or drop the data; a retry cannot help
+├── CrashError       a stage has a bug or was built wrongly: report it
 ├── MissingError     something optional is not installed or not there: the message says what next
 └── TransientError   the world is wrong: the same request may succeed later
     └── LeaseLostError   another runner took over this stage
@@ -19,6 +20,10 @@ class ConfigError(InterloomError):
 
 class DataError(InterloomError):
     """The input breaks its contract; a retry cannot help."""
+
+
+class CrashError(InterloomError):
+    """A stage ended by an error that nobody raised on purpose; a retry cannot help."""
 
 
 class MissingError(InterloomError):

@@ -48,7 +48,17 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """A run that begins: a pipeline, or one stage of it (then ``parent_run_id`` is set)."""
+    """A run that begins: a pipeline, or one stage of it (then ``parent_run_id`` is set).
+
+    Attributes:
+        run_id: From ``core.ids.new_run_id``.
+        job: ``pipeline``, or the stage's name.
+        recipe: The recipe's name; outputs are published under ``<recipe>/<stage>.<field>``.
+        parent_run_id: The pipeline that this stage belongs to.
+        stage_key: What the result depends on, for a stage.
+        request_json: The stage's request, or the pipeline's whole recipe.
+        code_digest: Of the stage's module closure.
+    """
 
     run_id: str
     job: str
@@ -56,6 +66,7 @@ class RunStart:
     parent_run_id: str | None = None
     stage_key: str | None = None
     request_json: str = "{}"
+    code_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class RunRecord:
     error: str | None
     usage: Usage
     request_json: str
+    code_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +158,10 @@ class Catalog(Protocol):
         """Give the lease back; nothing happens if it was lost."""
         ...
 
+    def leased(self, *, ttl_s: float) -> frozenset[str]:
+        """The stage keys whose owner's heartbeat is fresh."""
+        ...
+
     def start_run(self, start: RunStart) -> None:
         """Record that a run begins."""
         ...
@@ -186,6 +202,10 @@ class Catalog(Protocol):
         """Pipelines, newest first; or the stages of one pipeline, in order."""
         ...
 
+    def last_run(self, job: str, recipe: str) -> RunRecord | None:
+        """The newest complete run of a stage in a recipe: what a new request is compared with."""
+        ...
+
     def run(self, run_id: str) -> RunRecord:
         """One run, by its id or an unambiguous prefix.
 
@@ -212,6 +232,10 @@ class Catalog(Protocol):
 
     def consumers(self, artifact: ArtifactRef) -> Sequence[str]:
         """The runs that read an artifact."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back; nothing may be asked after it."""
         ...
 
     def facts(self, artifact: ArtifactRef) -> Mapping[str, Any]:

@@ -1,0 +1,217 @@
+"""Stages as processes of this machine: plain Python, or torchrun for several ranks."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Literal
+
+from interloom.config.settings import child_environment
+from interloom.core.errors import (
+    ConfigError,
+    CrashError,
+    DataError,
+    InterloomError,
+    MissingError,
+    TransientError,
+)
+from interloom.ports.launcher import JobReport, StageJob
+from interloom.ports.progress import Progress
+
+_POLL_S = 0.1
+_GRACE_S = 10.0  # between asking a stage to end and ending it
+_BUSY_S = 30.0  # how long the last process of a workspace may take to notice that it is orphaned
+_LOG_LINES = 12
+_ERRORS: Mapping[str, type[InterloomError]] = {
+    cls.__name__: cls for cls in (ConfigError, DataError, MissingError, TransientError, CrashError)
+}
+
+
+class LocalLauncher:
+    """A ``Launcher`` on this machine.
+
+    A stage ends with its launcher: when the launcher's process dies, however it dies, the stage's
+    processes notice by a file lock that is given up, and end.
+    """
+
+    def __init__(
+        self,
+        *,
+        store_root: Path,
+        device: Literal["cpu", "cuda"] = "cpu",
+        program: Sequence[str] = ("-m", "interloom.stages"),
+    ) -> None:
+        """Choose what all jobs have in common.
+
+        Args:
+            store_root: The artifact store that the stages use.
+            device: What they compute on.
+            program: What Python runs, before the stage's name and its request.
+        """
+        self._store_root = store_root.absolute()
+        self._device = device
+        self._program = tuple(program)
+
+    def run(self, job: StageJob, *, progress: Progress) -> JobReport:
+        """Run the job in its folder, with its output in ``log.txt`` there."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        _wait_until_free(job.folder)
+        for name in ("result.json", "error.json", "progress.jsonl"):
+            (job.folder / name).unlink(missing_ok=True)
+        (job.folder / "request.json").write_text(job.request_json)
+        with _owner_lock(job.folder) as lock, (job.folder / "log.txt").open("ab") as log:
+            started_s = time.monotonic()
+            process = subprocess.Popen(
+                self._command(job, lock),
+                env=self._environment(job),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt of the terminal is ours to hand on
+            )
+            cpu_s, peak_rss_bytes = _follow(process, job.folder, progress)
+            wall_s = time.monotonic() - started_s
+        if process.returncode != 0:
+            raise _error(process.returncode, job)
+        result_json = (job.folder / "result.json").read_text()
+        return JobReport(result_json, wall_s, cpu_s, peak_rss_bytes)
+
+    def _command(self, job: StageJob, lock: Path) -> list[str]:
+        torchrun = (
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={job.num_ranks}",
+        )
+        return [
+            sys.executable,
+            *(torchrun if job.num_ranks > 1 else ()),
+            *self._program,
+            job.stage,
+            str(job.folder / "request.json"),
+            f"--owner-lock={lock}",
+        ]
+
+    def _environment(self, job: StageJob) -> dict[str, str]:
+        threads = str(job.threads_per_rank)
+        cpu_only = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        return child_environment(
+            {
+                "INTERLOOM_STORE_ROOT": str(self._store_root),
+                "OMP_NUM_THREADS": threads,
+                "MKL_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": threads,
+                "PYTHONHASHSEED": "0",
+                "PYTHONUNBUFFERED": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            }
+            | (cpu_only if self._device == "cpu" else {})
+        )
+
+
+def _follow(
+    process: subprocess.Popen[bytes], folder: Path, progress: Progress
+) -> tuple[float, int]:
+    """Wait for the end and pass progress on; returns processor seconds and peak memory.
+
+    Leaving by an error, such as an interrupt, ends the process first.
+    """
+    offset = 0
+    try:
+        while True:
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            offset = _forward(folder / "progress.jsonl", offset, progress)
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+            time.sleep(_POLL_S)
+    finally:
+        if process.returncode is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process group to end, then end it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _forward(path: Path, offset: int, progress: Progress) -> int:
+    """Pass on the last whole line behind ``offset``; returns where to go on."""
+    if not path.is_file() or path.stat().st_size == offset:
+        return offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    whole, newline, _ = data.rpartition(b"\n")
+    if newline:
+        last = json.loads(whole.rpartition(b"\n")[2])
+        progress.update(last["done"], last["total"], last["note"])
+    return offset + len(whole) + len(newline)
+
+
+@contextmanager
+def _owner_lock(folder: Path) -> Iterator[Path]:
+    """A locked file whose lock is given up when this process is gone."""
+    with NamedTemporaryFile(dir=folder, prefix="owner-", suffix=".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield Path(file.name)
+
+
+def _wait_until_free(folder: Path) -> None:
+    """Let processes of a dead launcher leave the workspace.
+
+    Raises:
+        TransientError: They do not.
+    """
+    deadline_s = time.monotonic() + _BUSY_S
+    with (folder / "busy").open("w") as busy:
+        while True:
+            try:
+                fcntl.flock(busy, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise TransientError(
+                        f"another process still works in {folder}; end it, or wait for it"
+                    ) from None
+                time.sleep(_POLL_S)
+            else:
+                return
+
+
+def _error(exit_code: int, job: StageJob) -> InterloomError:
+    """What to raise for a job that failed: the stage's own error, with the end of its log."""
+    where = f"\n  the log {job.folder / 'log.txt'} ends:\n{_tail(job.folder / 'log.txt')}"
+    path = job.folder / "error.json"
+    if path.is_file():
+        body = json.loads(path.read_text())
+        cls = _ERRORS.get(body["class"], CrashError)
+        is_bug = cls is CrashError
+        return cls(f"stage {job.stage!r}: {body['message']}{where if is_bug else ''}")
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; was the machine out of memory?" if exit_code == -signal.SIGKILL else ""
+        return TransientError(f"stage {job.stage!r} was ended by {name}{hint}{where}")
+    if exit_code in {75, 143}:
+        return TransientError(f"stage {job.stage!r} was told to end{where}")
+    return CrashError(f"stage {job.stage!r} ended with exit code {exit_code}{where}")
+
+
+def _tail(log: Path) -> str:
+    with log.open(errors="replace") as file:
+        return "".join(f"    {line}" for line in deque(file, _LOG_LINES)).rstrip()

@@ -1,0 +1,131 @@
+"""Where things are on this machine or cluster: read once from the environment.
+
+What to compute stands in recipes; no setting may change a result.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from interloom.core.errors import ConfigError
+
+_SECRET = (
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+    "API_KEY",
+    "DATABASE_URL",
+    "CONNECTION_URL",
+    "AUTH_STRING",
+)
+
+
+class Settings(BaseSettings):
+    """The installation. Each field is the environment variable ``INTERLOOM_<FIELD>``.
+
+    Attributes:
+        home: Everything local: catalog, store, workspaces, Prefect's files.
+        store_root: The artifact store; below ``home`` by default.
+        database_url: SQLAlchemy URL of the catalog, ``postgresql+psycopg://...`` on a cluster; by
+            default a SQLite file below ``home``.
+        image_digest: Digest of the container image that runs the stages; part of every stage key.
+        device: What stages compute on; ``auto`` takes a CUDA device if the machine has one.
+        lease_ttl_s: A runner that was silent for so long has lost its stage.
+        retry_delays_s: Waits before a stage that failed transiently is tried again; their number
+            is the number of retries.
+        paranoid: Hash every byte of what is reused, not a sample.
+        num_threads: Processor threads that stages running side by side may use together.
+        prefect_api_url: A Prefect server; by default one is started for the command.
+        staging_grace_s: Drafts and workspaces without an owner are swept when they are so old.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="INTERLOOM_", frozen=True, extra="ignore")
+
+    home: Path = Path(".interloom")
+    store_root: Path | None = None
+    database_url: SecretStr | None = None
+    image_digest: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lease_ttl_s: PositiveFloat = 30.0
+    retry_delays_s: tuple[Annotated[float, Field(ge=0)], ...] = (10.0, 60.0, 300.0)
+    paranoid: bool = False
+    num_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    prefect_api_url: str | None = None
+    staging_grace_s: NonNegativeInt = 3600
+
+    @property
+    def store_folder(self) -> Path:
+        """The artifact store."""
+        return (self.store_root or self.home / "store").absolute()
+
+    @property
+    def work_folder(self) -> Path:
+        """Workspaces of stages, one a stage key."""
+        return (self.home / "work").absolute()
+
+    @property
+    def catalog_url(self) -> str:
+        """The catalog's SQLAlchemy URL, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.home / 'catalog.sqlite').absolute()}"
+
+    @property
+    def device_kind(self) -> Literal["cpu", "cuda"]:
+        """What stages compute on."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if _has_cuda() else "cpu"
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigError: A variable has a value that cannot be read; names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"INTERLOOM_{'_'.join(str(part) for part in first['loc'][:1]).upper()}"
+        raise ConfigError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a stage's process: ours without secrets, and ``changes``."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not any(word in name.upper() for word in _SECRET)
+    }
+    return kept | dict(changes)
+
+
+@cache
+def _has_cuda() -> bool:
+    """Whether a CUDA device is visible, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in {"", "-1"}:
+        return False
+    return Path("/proc/driver/nvidia/gpus").is_dir() or shutil.which("nvidia-smi") is not None
+
+
+class RankSettings(BaseSettings):
+    """What torchrun and the launcher tell one process of a stage.
+
+    Attributes:
+        rank: Its number among all; 0 without torchrun.
+        omp_num_threads: Processor threads it may use.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    rank: NonNegativeInt = 0
+    omp_num_threads: PositiveInt = 1

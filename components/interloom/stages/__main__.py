@@ -1,0 +1,166 @@
+"""Execute one stage: ``python -m interloom.stages NAME REQUEST.json``.
+
+The request's folder is the stage's workspace. There the runner writes ``result.json``, or
+``error.json`` and an exit code by the error's class, and ``progress.jsonl``. Under torchrun
+every rank runs it; rank 0 writes.
+"""
+
+import argparse
+import errno
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from interloom.bootstrap import engine_builder, open_store, quality_gate
+from interloom.config.settings import RankSettings, load_settings
+from interloom.core.artifacts import canonical_json
+from interloom.core.errors import (
+    ConfigError,
+    CrashError,
+    DataError,
+    InterloomError,
+    MissingError,
+    TransientError,
+)
+from interloom.ports.workspace import Workspace
+from interloom.stages.closure import closure
+from interloom.stages.registry import STAGES, StageDefinition, load_stage
+
+EXIT_CODES: Mapping[type[InterloomError], int] = {
+    ConfigError: 64,
+    DataError: 65,
+    MissingError: 66,
+    TransientError: 75,
+    CrashError: 1,
+}
+
+
+class FileProgress:
+    """Appends positions to a file as JSON lines, at most two a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last_s = 0.0
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Append a line, unless the last is younger than half a second."""
+        now_s = time.monotonic()
+        if now_s - self._last_s < 0.5 and done != total:
+            return
+        self._last_s = now_s
+        with self._path.open("a") as file:
+            file.write(json.dumps({"done": done, "total": total, "note": note}) + "\n")
+
+
+def main(arguments: Sequence[str], registry: Mapping[str, str] = STAGES) -> int:
+    """Execute the stage that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m interloom.stages", description=__doc__)
+    parser.add_argument("name", help=f"one of {', '.join(registry)}")
+    parser.add_argument("request", type=Path, help="JSON file; its folder is the workspace")
+    parser.add_argument("--owner-lock", type=Path, help="end when this file's lock is given up")
+    options = parser.parse_args(arguments)
+    folder: Path = options.request.absolute().parent
+    if options.owner_lock is not None:
+        _end_with_owner(options.owner_lock)
+    try:
+        _execute(options.name, options.request, folder, registry)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process
+        traceback.print_exc()
+        return _report(error, folder)
+    return 0
+
+
+def _execute(name: str, request: Path, folder: Path, registry: Mapping[str, str]) -> None:
+    """Run the stage in its workspace and write its result."""
+    definition = load_stage(name, registry)
+    try:
+        parsed = definition.request.model_validate_json(request.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"the request {request} does not exist") from None
+    except ValidationError as error:
+        raise ConfigError(f"the request of stage {name!r} is not valid: {error}") from error
+    with (folder / "busy").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_SH)  # told to whoever wants this workspace next
+        rank = RankSettings()
+        _settle_numerics(definition, rank)
+        result = definition.function(parsed, **_ports(definition, folder, rank.rank))
+        if rank.rank == 0:
+            _write(folder / "result.json", canonical_json(result.model_dump(mode="json")))
+
+
+def _ports(definition: StageDefinition, folder: Path, rank: int) -> dict[str, Any]:
+    """Just those keyword ports that the stage's signature names."""
+    available = {
+        "store": lambda: open_store(load_settings()),
+        "work": lambda: (
+            Workspace(folder, FileProgress(folder / "progress.jsonl"))
+            if rank == 0
+            else Workspace(folder)
+        ),
+        "engine": engine_builder,
+        "gate": quality_gate,
+    }
+    return {name: available[name]() for name in sorted(definition.ports)}
+
+
+def _settle_numerics(definition: StageDefinition, rank: RankSettings) -> None:
+    """Fix what torch may otherwise choose: threads and algorithms. Not for stages without torch."""
+    if "torch" not in closure(definition.module).external:
+        return
+    import torch
+
+    torch.set_num_threads(rank.omp_num_threads)
+    torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _report(error: Exception, folder: Path) -> int:
+    """Write what went wrong for the launcher; the first rank that fails is heard."""
+    match error:
+        case InterloomError():
+            known = error
+        case ConnectionError() | TimeoutError() | MemoryError():
+            known = TransientError(f"{type(error).__name__}: {error}")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EIO | errno.ENOMEM):
+            known = TransientError(f"{type(error).__name__}: {error}")
+        case _:
+            known = CrashError(f"{type(error).__name__}: {error}")
+    name = next((cls for cls in EXIT_CODES if isinstance(known, cls)), CrashError)
+    body = {"class": name.__name__, "message": str(known)}
+    if not (folder / "error.json").exists():
+        _write(folder / "error.json", canonical_json(body))
+    return EXIT_CODES[name]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _end_with_owner(lock: Path) -> None:
+    """End this process when the one that holds ``lock`` is gone, however it went."""
+
+    def watch() -> None:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        os._exit(EXIT_CODES[TransientError])
+
+    threading.Thread(target=watch, name="owner", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
