@@ -4,6 +4,9 @@ from typing import Literal
 
 from interloom.config.text_to_token import TextToTokenConfig
 from interloom.core.artifacts import ArtifactRef
+from interloom.ports.engine import EngineBuilder
+from interloom.ports.store import ArtifactStore
+from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 
@@ -19,6 +22,40 @@ class TrainTextToTokenRequest(StageRequest):
 
 
 class TrainTextToTokenResult(StageResult):
-    """The model, with its curves."""
+    """The model, with its curves and ``text_to_token/heldout_nll``."""
 
     text_to_token: ArtifactRef
+
+
+def train_text_to_token(
+    request: TrainTextToTokenRequest,
+    *,
+    store: ArtifactStore,
+    work: Workspace,
+    engine: EngineBuilder,
+) -> TrainTextToTokenResult:
+    """Train on the transcribed speech of the ``train`` split.
+
+    Raises:
+        DataError: No utterance has text and codes, or the codes are another tokenizer's.
+    """
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+    from interloom.text.bpe import load_text_tokenizer
+    from interloom.text_to_token.fitting import Inputs, fit
+    from interloom.vocabulary.layout import VocabularyLayout
+
+    layout = VocabularyLayout(
+        text_vocab_size=load_text_tokenizer(store, request.text_tokenizer).vocab_size,
+        codebook_size=load_speech_tokenizer(store, request.tokenizer).codebook_size,
+        text_tokenizer=request.text_tokenizer.id,
+        tokenizer=request.tokenizer.id,
+    )
+    fitted = fit(
+        Inputs(request.tokens, layout),
+        request.config,
+        seed=request.seed,
+        store=store,
+        work=work,
+        engine=engine,
+    )
+    return TrainTextToTokenResult(text_to_token=fitted.ref, metrics=fitted.metrics)

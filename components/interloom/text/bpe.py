@@ -61,6 +61,10 @@ class TextTokenizer:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [list(one.ids) for one in encoded]
 
+    def num_bytes(self, ids: Iterable[int]) -> list[int]:
+        """UTF-8 bytes that each id stands for; the byte alphabet spells a byte as a character."""
+        return [len(self._tokenizer.id_to_token(one) or "") for one in ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ``ids``."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))

@@ -30,13 +30,16 @@ class SpanResult:
     Attributes:
         span_id: That of the request.
         codes: Speech codes without markers, shape (F,); empty if the span was refused.
-        accepted: Whether some attempt passed all guards.
         reason: Why the last attempt was refused; empty if it was accepted.
         attempts: How many were made.
     """
 
     span_id: str
     codes: Codes = field(compare=False, repr=False)
-    accepted: bool
     reason: str
     attempts: int
+
+    @property
+    def accepted(self) -> bool:
+        """Whether some attempt passed all guards."""
+        return not self.reason
