@@ -1,9 +1,15 @@
-"""The speech tokenizer: a Whisper-shaped encoder with a vector quantiser inside (P1, section 2.1)."""
+"""The speech tokenizer: a Whisper-shaped encoder with a vector quantiser inside (P1)."""
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from interloom.config.base import Frozen
 from interloom.config.training import TrainConfig

@@ -42,12 +42,11 @@ def train_tokenizer(
     Raises:
         DataError: The corpus has no transcribed speech in one of the splits.
     """
-    from interloom.speech_tokenizer.train import train_and_save
+    from interloom.speech_tokenizer.train import TokenizerInputs, train_and_save
 
     trained = train_and_save(
         request.config,
-        request.speech,
-        request.text_tokenizer,
+        TokenizerInputs(request.speech, request.text_tokenizer),
         store=store,
         work=work,
         engine=engine,

@@ -1,0 +1,90 @@
+"""Whisper's log-mel. Shapes: S audio samples at 16 kHz, F frames of 10 ms, M mel bins.
+
+Framing is counted from samples alone: S samples give ``ceil(S / 160)`` frames or as many as the
+caller asks for, the audio being continued by silence. So a frame depends neither on batches nor
+on what the recording is padded with.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000
+FFT_SAMPLES = 400
+HOP_SAMPLES = 160
+
+_CHUNK_FRAMES = 4096
+
+Waveform = NDArray[np.float32]
+Mel = NDArray[np.float32]
+
+
+def log_mel(waveform_S: Waveform, *, num_mel_bins: int = 80, num_frames: int | None = None) -> Mel:
+    """Whisper's features, equal to those of its published extractor.
+
+    Args:
+        waveform_S: 16 kHz mono in [-1, 1].
+        num_mel_bins: M; 80, or 128 as in Whisper large-v3.
+        num_frames: F; frames past the audio are those of silence. Default ``ceil(S / 160)``.
+
+    Returns:
+        Features of shape (F, M): log10 of the power, at most 8 below the utterance's loudest
+        value, scaled as Whisper does.
+    """
+    frames = -(-len(waveform_S) // HOP_SAMPLES) if num_frames is None else num_frames
+    if frames == 0:
+        return np.zeros((0, num_mel_bins), np.float32)
+    padded = _framed(waveform_S, frames)
+    filters = _mel_filters(num_mel_bins)
+    log_FM = np.empty((frames, num_mel_bins), np.float32)
+    for start in range(0, frames, _CHUNK_FRAMES):
+        stop = min(frames, start + _CHUNK_FRAMES)
+        log_FM[start:stop] = _log_power(padded[start:stop], filters)
+    np.maximum(log_FM, log_FM.max() - np.float32(8), out=log_FM)
+    return (log_FM + np.float32(4)) / np.float32(4)
+
+
+def _framed(waveform_S: Waveform, num_frames: int) -> NDArray[np.float32]:
+    """Overlapping windows of shape (F, 400); frame i is centred on sample 160 i."""
+    half = FFT_SAMPLES // 2
+    audio = np.zeros(max(num_frames * HOP_SAMPLES, half + 1) + half, np.float32)
+    kept = min(len(waveform_S), num_frames * HOP_SAMPLES)
+    audio[:kept] = waveform_S[:kept]
+    reflected = np.concatenate([audio[half:0:-1], audio])
+    windows = np.lib.stride_tricks.sliding_window_view(reflected, FFT_SAMPLES)
+    return windows[::HOP_SAMPLES][:num_frames]
+
+
+def _log_power(windows_FN: NDArray[np.float32], filters: NDArray[np.float64]) -> Mel:
+    """Log10 of the mel power of some windows."""
+    window = np.hanning(FFT_SAMPLES + 1)[:-1]  # periodic
+    spectrum = np.fft.rfft(windows_FN * window, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    return np.log10(np.maximum(power @ filters, 1e-10)).astype(np.float32)
+
+
+@cache
+def _mel_filters(num_mel_bins: int) -> NDArray[np.float64]:
+    """Slaney's mel filters with area 1, of shape (201, M), from 0 to 8 kHz."""
+    num_bins = FFT_SAMPLES // 2 + 1
+    bins_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, num_bins)
+    edges_hz = _mel_to_hz(np.linspace(0, _hz_to_mel(SAMPLE_RATE_HZ / 2), num_mel_bins + 2))
+    widths = np.diff(edges_hz)
+    slopes = edges_hz[None, :] - bins_hz[:, None]
+    rising = -slopes[:, :-2] / widths[:-1]
+    falling = slopes[:, 2:] / widths[1:]
+    filters = np.maximum(0, np.minimum(rising, falling))
+    return filters * (2 / (edges_hz[2:] - edges_hz[:-2]))
+
+
+def _hz_to_mel(hz: float) -> float:
+    """Slaney's scale above 1 kHz: logarithmic, 27 mels for a factor of 6.4."""
+    return 15.0 + math.log(hz / 1000.0) * 27.0 / math.log(6.4)
+
+
+def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse, with the linear part below 1 kHz (15 mels)."""
+    logarithmic = 1000.0 * np.exp((mels - 15.0) * math.log(6.4) / 27.0)
+    return np.where(mels < 15.0, mels * 200.0 / 3.0, logarithmic)

@@ -1,0 +1,127 @@
+"""Batches of utterances of like length; batch ``index`` is a pure function of the index.
+
+Shapes: B rows, F mel frames, M bins, L labels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interloom.config.speech_tokenizer import AugmentConfig
+from interloom.speech_tokenizer.features import Features
+
+_ROWS, _ORDER, _AUGMENT = 1, 2, 3  # what a random stream is for
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Arrays of one micro-batch, padded with zeros."""
+
+    mel_BFM: NDArray[np.float32]
+    num_codes_B: NDArray[np.int64]
+    labels_BL: NDArray[np.int64]
+    num_labels_B: NDArray[np.int64]
+
+
+class BatchPlan:
+    """Which utterances stand in which batch of which epoch.
+
+    Utterances are sorted into buckets of equal padded length. Each epoch permutes the utterances of
+    each bucket and the order of the batches; the batches' sizes never change, so that every epoch
+    has as many.
+    """
+
+    def __init__(
+        self, num_codes_N: NDArray[np.int64], *, bucket: int, max_codes: int, seed: int
+    ) -> None:
+        padded_N = -(-num_codes_N // bucket) * bucket
+        self._order_N = np.argsort(padded_N, kind="stable")
+        self._seed = seed
+        sorted_N = padded_N[self._order_N]
+        starts = [0]
+        for position, length in enumerate(sorted_N.tolist()):
+            if position > starts[-1] and (position + 1 - starts[-1]) * length > max_codes:
+                starts.append(position)
+        self._edges = [*starts, len(sorted_N)]
+        changes = np.flatnonzero(np.diff(sorted_N)) + 1
+        self._groups = [0, *changes.tolist(), len(sorted_N)]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return len(self._edges) - 1
+
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """The utterances of batch ``index``, counted over all epochs."""
+        epoch, position = divmod(index, self.num_batches)
+        batches = stream(self._seed, epoch, _ORDER).permutation(self.num_batches)
+        start, stop = self._edges[batches[position]], self._edges[batches[position] + 1]
+        return self._shuffled(epoch)[start:stop]
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        """All utterances, in order of bucket, each bucket permuted."""
+        rng = stream(self._seed, epoch, _ROWS)
+        order = self._order_N.copy()
+        for start, stop in zip(self._groups, self._groups[1:], strict=False):
+            rng.shuffle(order[start:stop])
+        return order
+
+
+def collate(features: Features, rows: NDArray[np.int64], *, frames_per_token: int) -> Batch:
+    """The arrays of some utterances, as long as the longest."""
+    codes = features.num_codes_N[rows]
+    labels = [features.labels(int(row)) for row in rows]
+    num_labels = np.array([len(one) for one in labels], np.int64)
+    mel = np.zeros(
+        (len(rows), int(codes.max()) * frames_per_token, features.mel_FM.shape[1]), np.float32
+    )
+    padded = np.zeros((len(rows), max(1, int(num_labels.max()))), np.int64)
+    for position, row in enumerate(rows.tolist()):
+        frames = int(codes[position]) * frames_per_token
+        mel[position, :frames] = features.mel(row, frames)
+        padded[position, : num_labels[position]] = labels[position]
+    return Batch(mel, codes, padded, num_labels)
+
+
+def augment(
+    batch: Batch, config: AugmentConfig, *, seed: int, index: int, frames_per_token: int
+) -> None:
+    """Change a batch's log-mels in place; what is changed depends on ``(seed, index)`` alone."""
+    rng = stream(seed, index, _AUGMENT)
+    for mel_FM, codes in zip(batch.mel_BFM, batch.num_codes_B.tolist(), strict=True):
+        _augment_row(mel_FM[: codes * frames_per_token], config, rng)
+
+
+def _augment_row(
+    mel_FM: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
+) -> None:
+    """Smooth, shift, add noise, mask."""
+    frames, bins = mel_FM.shape
+    if rng.random() < config.smoothed:
+        _smooth(mel_FM, time=bool(rng.random() < 0.5))
+    mel_FM += np.float32(config.gain * (2 * rng.random() - 1))
+    if config.noise:
+        deviation = np.float32(config.noise * rng.random())
+        mel_FM += deviation * rng.standard_normal(mel_FM.shape, dtype=np.float32)
+    mean = mel_FM.mean()
+    for _ in range(config.num_time_masks):
+        length = int(rng.integers(0, min(config.time_mask_frames, frames) + 1))
+        start = int(rng.integers(0, frames - length + 1))
+        mel_FM[start : start + length] = mean
+    for _ in range(config.num_bin_masks):
+        length = int(rng.integers(0, min(config.bin_mask_bins, bins) + 1))
+        start = int(rng.integers(0, bins - length + 1))
+        mel_FM[:, start : start + length] = mean
+
+
+def _smooth(mel_FM: NDArray[np.float32], *, time: bool) -> None:
+    """Blur over bins by (1, 2, 1) / 4, and over time too if asked."""
+    mel_FM[:, 1:-1] = (mel_FM[:, :-2] + 2 * mel_FM[:, 1:-1] + mel_FM[:, 2:]) / 4
+    if time:
+        mel_FM[1:-1] = (mel_FM[:-2] + 2 * mel_FM[1:-1] + mel_FM[2:]) / 4
+
+
+def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
+    """The random numbers of one purpose at one index."""
+    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, purpose]))

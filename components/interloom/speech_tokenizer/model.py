@@ -1,0 +1,173 @@
+"""Encoder and reading heads in one module. Shapes: B rows, C codes, L labels, D width, V text ids.
+
+Tensors are named ``model.encoder.*`` and ``model.decoder.*`` as in Whisper and in the released
+tokenizer, and ``ctc_head.*``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from interloom.config.speech_tokenizer import TokenizerConfig
+from interloom.core.errors import DataError
+from interloom.speech_tokenizer.encoder import Encoder, valid_positions
+from interloom.speech_tokenizer.layers import DecoderLayer
+
+IGNORED = -100
+MAX_LABELS = 448  # Whisper's max_target_positions
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The parts of the loss of one batch, all scalars.
+
+    Attributes:
+        decoder: Cross-entropy a label, the end included.
+        ctc: CTC loss a label.
+        commitment: Of the quantiser, before its weight.
+        codes: Codes chosen, (N,).
+        num_labels: Labels in the batch.
+    """
+
+    decoder: Tensor
+    ctc: Tensor
+    commitment: Tensor
+    codes: Tensor
+    num_labels: Tensor
+
+
+class TextDecoder(nn.Module):
+    """Whisper's decoder; begin is id V, end is V + 1; the output is tied to the embedding."""
+
+    def __init__(self, config: TokenizerConfig, text_vocab_size: int) -> None:
+        super().__init__()
+        encoder = config.encoder
+        width = encoder.d_model
+        self.begin, self.end = text_vocab_size, text_vocab_size + 1
+        self.embed_tokens = nn.Embedding(text_vocab_size + 2, width)
+        self.embed_positions = nn.Embedding(MAX_LABELS, width)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, encoder.num_heads, encoder.ffn_dim, config.dropout)
+            for _ in range(config.decoder_layers)
+        )
+        self.layer_norm = nn.LayerNorm(width)
+        nn.init.normal_(self.embed_tokens.weight, std=width**-0.5)
+        nn.init.normal_(self.embed_positions.weight, std=0.02)
+
+    def forward(self, ids_BL: Tensor, states_BCD: Tensor, valid_BC: Tensor) -> Tensor:
+        """Logits of the next id, (B, L, V + 2)."""
+        hidden = self.embed_tokens(ids_BL) + self.embed_positions.weight[: ids_BL.shape[1]]
+        mask = valid_BC[:, None, None, :]
+        for layer in self.layers:
+            hidden = layer(hidden, states_BCD, mask)
+        return F.linear(self.layer_norm(hidden), self.embed_tokens.weight)
+
+
+class _Whisper(nn.Module):
+    """Encoder and decoder under the names of the published checkpoints."""
+
+    def __init__(self, config: TokenizerConfig, text_vocab_size: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.encoder, config.quantizer, config.dropout)
+        self.decoder = TextDecoder(config, text_vocab_size)
+
+
+class TokenizerModel(nn.Module):
+    """What is trained: P1's tokenizer with its ASR decoder, and a CTC head."""
+
+    def __init__(self, config: TokenizerConfig, text_vocab_size: int) -> None:
+        super().__init__()
+        self.blank = text_vocab_size
+        self.model = _Whisper(config, text_vocab_size)
+        self.ctc_head = nn.Linear(config.encoder.d_model, text_vocab_size + 1)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder."""
+        return self.model.encoder
+
+    @property
+    def decoder(self) -> TextDecoder:
+        """The attention decoder."""
+        return self.model.decoder
+
+    def forward(
+        self, mel_BFM: Tensor, num_codes_B: Tensor, labels_BL: Tensor, num_labels_B: Tensor
+    ) -> Losses:
+        """Losses of a batch; ``labels_BL`` is padded with any id."""
+        encoded = self.encoder(mel_BFM, num_codes_B)
+        states = encoded.states_BCD
+        num_labels = num_labels_B.sum()
+        ctc = F.ctc_loss(
+            self.ctc_log_probs(states).transpose(0, 1),
+            labels_BL,
+            num_codes_B,
+            num_labels_B,
+            blank=self.blank,
+            reduction="sum",
+            zero_infinity=True,
+        )
+        return Losses(
+            decoder=self._decoder_loss(states, encoded.valid_BC, labels_BL, num_labels_B),
+            ctc=ctc / num_labels.clamp(min=1),
+            commitment=encoded.commitment,
+            codes=encoded.codes,
+            num_labels=num_labels,
+        )
+
+    def ctc_log_probs(self, states_BCD: Tensor) -> Tensor:
+        """Log-probabilities of labels and blank, (B, C, V + 1), in fp32."""
+        return F.log_softmax(self.ctc_head(states_BCD).float(), dim=-1)
+
+    def _decoder_loss(
+        self, states_BCD: Tensor, valid_BC: Tensor, labels_BL: Tensor, num_labels_B: Tensor
+    ) -> Tensor:
+        """Mean cross-entropy of the labels and the end, each from those before it."""
+        is_label = valid_positions(num_labels_B, labels_BL.shape[1])
+        known = labels_BL.masked_fill(~is_label, self.decoder.end)
+        inputs = F.pad(known, (1, 0), value=self.decoder.begin)
+        targets = F.pad(known, (0, 1), value=self.decoder.end)
+        scored = valid_positions(num_labels_B + 1, targets.shape[1])
+        logits = self.decoder(inputs, states_BCD, valid_BC)
+        return F.cross_entropy(logits[scored].float(), targets[scored])
+
+
+def load_whisper(model: TokenizerModel, state: dict[str, Tensor]) -> None:
+    """Take over the encoder of a Whisper or GLM-4-Voice checkpoint (spec 1.5).
+
+    Tensors of its attention decoder are left: the text ids are others. A checkpoint without a
+    second position table gives the first rows of its first, as P1 did.
+
+    Raises:
+        DataError: A tensor that the encoder needs is missing or of another shape.
+    """
+    prefix = "model.encoder."
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+    encoder = model.encoder
+    for name in ("ema_count", "ema_weight"):
+        if name in found:
+            found[f"codebook.{name}"] = found.pop(name)
+    if "codebook.weight" in found:
+        found["codebook.is_ready"] = torch.ones((), dtype=torch.bool)
+    positions = found.get("embed_positions.weight")
+    if positions is not None:
+        found.setdefault("embed_positions2.weight", positions[: encoder.config.max_tokens])
+    own = encoder.state_dict()
+    wanted = {name for name in own if not name.startswith("codebook.")}
+    wrong = sorted(
+        name
+        for name in wanted | (found.keys() & own.keys())
+        if name not in found or found[name].shape != own[name].shape
+    )
+    if wrong:
+        raise DataError(
+            f"the checkpoint does not fit the encoder: missing or of another shape are {wrong[:4]}"
+            f" ({len(wrong)} in all); check d_model, num_layers and num_mel_bins of the config"
+        )
+    encoder.load_state_dict({**own, **{k: v for k, v in found.items() if k in own}})

@@ -1,0 +1,170 @@
+"""EMA vector quantisation (P1; spec 8.1). Shapes: N vectors, D width, K codes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
+from interloom.config.speech_tokenizer import QuantizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What quantising some vectors gave.
+
+    Attributes:
+        vectors_ND: The code vectors, with the gradient passed straight through.
+        codes_N: Index of the nearest code.
+        commitment: Mean squared distance to the code, over vectors and width.
+    """
+
+    vectors_ND: Tensor
+    codes_N: Tensor
+    commitment: Tensor
+
+
+class EmaCodebook(nn.Module):
+    """A codebook that follows the mean of the vectors it is chosen for.
+
+    All state is buffers in fp32, the counters included, so that a checkpoint holds all of it and a
+    cast of the model leaves it alone. Sums are taken over ranks when there are several; all ranks
+    then hold the same codebook.
+    """
+
+    weight: Tensor
+    ema_count: Tensor
+    ema_weight: Tensor
+    num_updates: Tensor
+    is_ready: Tensor
+
+    def __init__(self, config: QuantizerConfig, d_model: int) -> None:
+        super().__init__()
+        self.config = config
+        size = config.codebook_size
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(size, d_model, generator=generator)
+        self.register_buffer("weight", weight)
+        self.register_buffer("ema_count", torch.ones(size))
+        self.register_buffer("ema_weight", weight.clone())
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("is_ready", torch.zeros((), dtype=torch.bool))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: ARG002, FBT001, FBT002
+        """Move with the model, but stay fp32 when it is cast."""
+        for name, buffer in self._buffers.items():
+            if buffer is not None:
+                self._buffers[name] = buffer.to(fn(buffer).device)
+        return self
+
+    def nearest(self, vectors_ND: Tensor) -> Tensor:
+        """Index of the nearest code of each vector, in fp32; shape (N,).
+
+        The largest ``z e - |e|^2 / 2`` is the smallest distance.
+        """
+        vectors = vectors_ND.detach().float()
+        half_norms = 0.5 * self.weight.square().sum(1)
+        return torch.addmm(-half_norms, vectors, self.weight.t()).argmax(1)
+
+    def forward(self, vectors_ND: Tensor) -> Quantized:
+        """Quantise; in training also learn from the vectors and count the step."""
+        vectors = vectors_ND.float()
+        codes = self.nearest(vectors)
+        chosen = F.embedding(codes, self.weight)
+        commitment = F.mse_loss(vectors, chosen)
+        if self.training:
+            self.learn(vectors.detach(), codes)
+        passed = (vectors + (chosen - vectors).detach()).to(vectors_ND.dtype)
+        return Quantized(passed, codes, commitment)
+
+    @torch.no_grad()
+    def learn(self, vectors_ND: Tensor, codes_N: Tensor) -> None:
+        """Move each code towards the mean of its vectors; each R steps revive dead codes."""
+        config = self.config
+        size, width = self.weight.shape
+        counts = torch.bincount(codes_N, minlength=size).float()
+        sums = torch.zeros(size, width, device=self.weight.device)
+        sums.index_add_(0, codes_N, vectors_ND)
+        _all_reduce(counts)
+        _all_reduce(sums)
+        self.ema_count.mul_(config.decay).add_(counts, alpha=1 - config.decay)
+        total = self.ema_count.sum()
+        self.ema_count.add_(config.epsilon).mul_(total / (total + size * config.epsilon))
+        self.ema_weight.mul_(config.decay).add_(sums, alpha=1 - config.decay)
+        self.num_updates += 1
+        if int(self.num_updates) % config.restart_every_steps == 0:
+            self._restart(vectors_ND, chosen_K=counts > 0)
+        self.weight.copy_(self.ema_weight / self.ema_count[:, None])
+
+    def _restart(self, vectors_ND: Tensor, *, chosen_K: Tensor) -> None:
+        """Set every code of which nothing was seen for R steps to a vector of the batch.
+
+        A code chosen in this very step is alive. Which vectors depends on the number of updates
+        alone; with several ranks, rank 0's vectors are taken.
+        """
+        threshold = self.config.decay**self.config.restart_every_steps
+        dead = ((self.ema_count < threshold) & ~chosen_K).nonzero()[:, 0]
+        if dead.numel() == 0:
+            return
+        generator = torch.Generator().manual_seed(int(self.num_updates))
+        picks = torch.randperm(len(vectors_ND), generator=generator)
+        picks = picks.repeat(-(-dead.numel() // len(picks)))[: dead.numel()]
+        vectors = vectors_ND[picks.to(vectors_ND.device)].contiguous()
+        _broadcast(vectors)
+        self.ema_weight[dead] = vectors
+        self.ema_count[dead] = 1.0
+
+    @torch.no_grad()
+    def set_by_kmeans(self, vectors_ND: Tensor, *, seed: int) -> None:
+        """Start the codebook from the clusters of some vectors; equal inputs give equal codes."""
+        centres, counts = kmeans(
+            vectors_ND.float(),
+            self.config.codebook_size,
+            rounds=self.config.kmeans_rounds,
+            seed=seed,
+        )
+        share = counts.clamp(min=1).float()
+        self.ema_count.copy_(share / share.mean())
+        self.ema_weight.copy_(centres * self.ema_count[:, None])
+        self.weight.copy_(centres)
+        self.is_ready.fill_(value=True)
+
+
+def kmeans(vectors_ND: Tensor, size: int, *, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Lloyd's rounds from randomly drawn vectors.
+
+    Fewer vectors than clusters are drawn with a little noise. An empty cluster keeps its centre.
+
+    Returns:
+        Centres of shape (K, D) and how many vectors each has, (K,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randperm(len(vectors_ND), generator=generator)
+    picks = picks.repeat(-(-size // len(picks)))[:size].to(vectors_ND.device)
+    centres = vectors_ND[picks]
+    noise = torch.randn(centres.shape, generator=generator).to(centres.device)
+    centres = centres + 1e-3 * vectors_ND.std() * noise
+    counts = torch.zeros(size, dtype=torch.long, device=centres.device)
+    for _ in range(rounds):
+        scores = torch.addmm(-0.5 * centres.square().sum(1), vectors_ND, centres.t())
+        nearest = scores.argmax(1)
+        counts = torch.bincount(nearest, minlength=size)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors_ND)
+        means = sums / counts.clamp(min=1)[:, None]
+        centres = torch.where(counts[:, None] > 0, means, centres)
+    return centres, counts
+
+
+def _all_reduce(tensor: Tensor) -> None:
+    """Sum over ranks, where there are several."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+
+
+def _broadcast(tensor: Tensor) -> None:
+    """Take rank 0's values, where there are several."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(tensor, src=0)

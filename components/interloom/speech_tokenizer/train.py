@@ -1,0 +1,78 @@
+"""Train a tokenizer, measure it, store it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from interloom.config.speech_tokenizer import TokenizerConfig
+from interloom.core.artifacts import ArtifactRef
+from interloom.ports.catalog import Metric
+from interloom.ports.engine import EngineBuilder
+from interloom.ports.store import ArtifactStore
+from interloom.ports.workspace import Workspace
+from interloom.speech_tokenizer.artifact import ModelFiles, save_model
+from interloom.speech_tokenizer.features import Corpus, read_features
+from interloom.speech_tokenizer.model import TokenizerModel
+from interloom.speech_tokenizer.runtime import SpeechTokenizer
+from interloom.speech_tokenizer.scoring import codebook_metrics, held_out_metrics
+from interloom.speech_tokenizer.task import TokenizerTask
+from interloom.text.bpe import load_text_tokenizer
+from interloom.training.loop import train
+
+_COUNTED_BATCHES = 64  # of training speech, to see which codes are in use
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInputs:
+    """The artifacts that a tokenizer is trained from."""
+
+    speech: ArtifactRef
+    text_tokenizer: ArtifactRef
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokenizer:
+    """The stored tokenizer and what was measured."""
+
+    ref: ArtifactRef
+    metrics: tuple[Metric, ...]
+
+
+def train_and_save(
+    config: TokenizerConfig,
+    inputs: TokenizerInputs,
+    *,
+    store: ArtifactStore,
+    work: Workspace,
+    engine: EngineBuilder,
+    seed: int,
+) -> TrainedTokenizer:
+    """Train on the ``train`` split from the newest checkpoint in ``work``, measure on ``heldout``.
+
+    Raises:
+        DataError: A split has no transcribed speech.
+    """
+    text_tokenizer = load_text_tokenizer(store, inputs.text_tokenizer)
+    corpus = Corpus(inputs.speech, "train", config.encoder, text_tokenizer)
+    features = read_features(corpus, work.folder / "features", store=store, progress=work.progress)
+    torch.manual_seed(seed)
+    model = TokenizerModel(config, text_tokenizer.vocab_size)
+    task = TokenizerTask(model, features, config, seed=seed)
+    trained = train(task, config.training, engine=engine, work=work, seed=seed)
+    model.load_state_dict(trained.weights)
+    model.requires_grad_(requires_grad=False).eval()
+    counts = task.code_counts(_COUNTED_BATCHES)
+    tokenizer = SpeechTokenizer(config, text_tokenizer, model)
+    metrics = (
+        *held_out_metrics(tokenizer, inputs.speech, store=store, progress=work.progress),
+        *codebook_metrics(counts, prefix="tokenizer"),
+    )
+    files = ModelFiles(
+        config=config,
+        weights=trained.weights,
+        text_vocab_size=text_tokenizer.vocab_size,
+        speech=inputs.speech,
+        text_tokenizer=inputs.text_tokenizer,
+        seed=seed,
+    )
+    return TrainedTokenizer(save_model(files, metrics, store=store), (*metrics, *trained.curves))
