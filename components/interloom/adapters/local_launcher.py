@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +60,11 @@ class LocalLauncher:
         self._store_root = store_root.absolute()
         self._device = device
         self._program = tuple(program)
+        self._is_stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt."""
+        self._is_stopped.set()
 
     def run(self, job: StageJob, *, progress: Progress) -> JobReport:
         """Run the job in its folder, with its output in ``log.txt`` there."""
@@ -77,7 +83,7 @@ class LocalLauncher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt of the terminal is ours to hand on
             )
-            cpu_s, peak_rss_bytes = _follow(process, job.folder, progress)
+            cpu_s, peak_rss_bytes = _follow(process, job.folder, progress, self._is_stopped)
             wall_s = time.monotonic() - started_s
         if process.returncode != 0:
             raise _error(process.returncode, job)
@@ -119,7 +125,10 @@ class LocalLauncher:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], folder: Path, progress: Progress
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    progress: Progress,
+    is_stopped: threading.Event,
 ) -> tuple[float, int]:
     """Wait for the end and pass progress on; returns processor seconds and peak memory.
 
@@ -133,7 +142,8 @@ def _follow(
             if pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-            time.sleep(_POLL_S)
+            if is_stopped.wait(_POLL_S):
+                raise KeyboardInterrupt
     finally:
         if process.returncode is None:
             _end(process)

@@ -55,3 +55,7 @@ class Launcher(Protocol):
             TransientError: The process died or a resource was away.
         """
         ...
+
+    def stop(self) -> None:
+        """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt."""
+        ...
