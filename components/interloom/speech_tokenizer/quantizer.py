@@ -105,8 +105,7 @@ class EmaCodebook(nn.Module):
         A code chosen in this very step is alive. Which vectors depends on the number of updates
         alone; with several ranks, rank 0's vectors are taken.
         """
-        threshold = self.config.decay**self.config.restart_every_steps
-        dead = ((self.ema_count < threshold) & ~chosen_K).nonzero()[:, 0]
+        dead = ((self.ema_count <= unseen_count(self.config)) & ~chosen_K).nonzero()[:, 0]
         if dead.numel() == 0:
             return
         generator = torch.Generator().manual_seed(int(self.num_updates))
@@ -131,6 +130,17 @@ class EmaCodebook(nn.Module):
         self.ema_weight.copy_(centres * self.ema_count[:, None])
         self.weight.copy_(centres)
         self.is_ready.fill_(value=True)
+
+
+def unseen_count(config: QuantizerConfig) -> float:
+    """What a count of 1 is at most after R steps in which its code was never chosen.
+
+    That is ``decay ** R``, and what Laplace smoothing added meanwhile: without the second part a
+    code that was just revived would live for 2 R steps.
+    """
+    faded = config.decay**config.restart_every_steps
+    smoothed = config.epsilon * (1 - faded) / (1 - config.decay)
+    return (faded + smoothed) * (1 + 1e-4)
 
 
 def kmeans(vectors_ND: Tensor, size: int, *, rounds: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import WhisperConfig, WhisperModel
+
+from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig, TokenizerConfig
+from interloom.core.errors import DataError
+from interloom.speech_tokenizer.encoder import Encoder
+from interloom.speech_tokenizer.layers import block_causal_mask
+from interloom.speech_tokenizer.model import TokenizerModel, load_whisper
+from interloom.speech_tokenizer.pieces import bucket, cut, num_tokens
+
+SMALL = EncoderConfig(
+    d_model=16,
+    num_heads=2,
+    ffn_dim=32,
+    num_layers=3,
+    pool_after_layer=1,
+    quantize_after_layer=2,
+    block_frames=8,
+    max_frames=80,
+    bucket_tokens=4,
+)
+
+
+def _encoder(config: EncoderConfig = SMALL) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(config, QuantizerConfig(codebook_size=32), 0.0).eval()
+
+
+def _mel(rows: int, codes: int, config: EncoderConfig = SMALL) -> torch.Tensor:
+    frames = codes * 2 * config.pool_kernel
+    generator = torch.Generator().manual_seed(codes)
+    return torch.randn(rows, frames, config.num_mel_bins, generator=generator)
+
+
+def test_without_causality_and_pool_the_numbers_are_those_of_whisper() -> None:
+    theirs = WhisperModel(
+        WhisperConfig(
+            d_model=16, encoder_attention_heads=2, encoder_ffn_dim=32, encoder_layers=3,
+            decoder_attention_heads=2, decoder_ffn_dim=32, decoder_layers=1,
+            max_source_positions=40, vocab_size=64, pad_token_id=0, bos_token_id=1,
+            eos_token_id=2, decoder_start_token_id=3,
+        )
+    ).eval()  # fmt: skip
+    config = SMALL.model_copy(
+        update={
+            "pool_kernel": 1, "pool_after_layer": 0, "quantize_after_layer": 3,
+            "block_frames": None, "is_stem_causal": False, "max_frames": 40,
+        }
+    )  # fmt: skip
+    ours = TokenizerModel(TokenizerConfig(encoder=config), 10).eval()
+    load_whisper(ours, {f"model.{name}": value for name, value in theirs.state_dict().items()})
+    mel = torch.randn(2, 80, 80)
+
+    states = ours.encoder.layer_norm(ours.encoder.below(mel, torch.tensor([40, 40])))
+
+    expected = theirs.encoder(mel.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_of_another_width_is_refused_by_name() -> None:
+    model = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
+    state = {f"model.{name}": tensor for name, tensor in model.model.state_dict().items()}
+    state["model.encoder.conv1.weight"] = torch.zeros(1)
+
+    with pytest.raises(DataError, match=r"conv1\.weight.*check d_model"):
+        load_whisper(model, state)
+
+
+def test_the_released_tokenizers_names_are_taken_over() -> None:
+    source = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
+    state = {f"model.{name}": tensor for name, tensor in source.model.state_dict().items()}
+    for name in ("ema_count", "ema_weight"):
+        state[f"model.encoder.{name}"] = state.pop(f"model.encoder.codebook.{name}")
+    state["model.encoder.codebook.weight"] = torch.full((512, 16), 3.0)
+    target = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
+
+    load_whisper(target, state)
+
+    assert bool(target.encoder.codebook.is_ready)
+    assert float(target.encoder.codebook.weight[0, 0]) == 3.0
+
+
+def test_padding_and_batch_neighbours_do_not_reach_a_rows_vectors() -> None:
+    encoder, mel = _encoder(), _mel(3, 8)
+    num_codes = torch.tensor([5, 8, 3])
+    changed = mel.clone()
+    changed[0, 5 * 8 :] = 7.0
+    changed[1] = 0.0
+
+    before, after = encoder.below(mel, num_codes), encoder.below(changed, num_codes)
+
+    assert torch.equal(before[0, :5], after[0, :5])
+    assert torch.equal(before[2, :3], after[2, :3])
+
+
+def test_vectors_see_no_later_block() -> None:
+    encoder, mel = _encoder(), _mel(1, 8)
+    changed = mel.clone()
+    changed[:, 4 * 8 :] = 3.0  # blocks of 8 frames are 2 codes long
+
+    before = encoder.below(mel, torch.tensor([8]))
+    after = encoder.below(changed, torch.tensor([8]))
+
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_states_of_codes_are_those_of_the_quantised_audio() -> None:
+    encoder, mel, num_codes = _encoder(), _mel(2, 6), torch.tensor([6, 4])
+    encoder.codebook.is_ready.fill_(value=True)
+
+    encoded = encoder(mel, num_codes)
+    states = encoder.states_of(encoder.encode(mel, num_codes), num_codes)
+
+    for row, length in enumerate(num_codes.tolist()):
+        torch.testing.assert_close(encoded.states_BCD[row, :length], states[row, :length])
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 4, 8])
+def test_the_pool_gives_50_25_12_and_6_codes_a_second(kernel: int) -> None:
+    config = SMALL.model_copy(update={"pool_kernel": kernel})
+    encoder = _encoder(config)
+
+    codes = encoder.encode(_mel(1, 5, config), torch.tensor([5]))
+
+    assert codes.shape == (1, 5)
+    assert config.samples_per_token * 50 == 16_000 * kernel
+
+
+def test_the_block_causal_mask_of_six_positions_in_blocks_of_two() -> None:
+    mask = block_causal_mask(6, 2)
+
+    assert mask is not None
+    assert mask.int().tolist() == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+    ]
+
+
+@given(st.integers(0, 200_000))
+@settings(deadline=None)
+def test_pieces_cover_an_utterance_once(num_samples: int) -> None:
+    pieces = cut(np.zeros(num_samples, np.float32), SMALL)
+
+    assert sum(piece.num_tokens for piece in pieces) == num_tokens(num_samples, SMALL)
+    assert [piece.start_token for piece in pieces] == list(
+        np.cumsum([0, *(piece.num_tokens for piece in pieces)])[: len(pieces)]
+    )
+    assert all(piece.num_tokens <= piece.padded_tokens <= SMALL.max_tokens for piece in pieces)
+
+
+@pytest.mark.parametrize(("num_samples", "codes"), [(1, 1), (1280, 1), (1281, 2), (2560, 2)])
+def test_codes_are_counted_from_samples(num_samples: int, codes: int) -> None:
+    assert num_tokens(num_samples, SMALL) == codes
+
+
+def test_a_long_utterance_is_cut_where_it_is_quietest() -> None:
+    waveform = np.ones(30 * 1280, np.float32)
+    waveform[17 * 1280 : 18 * 1280] = 0.0  # max_tokens is 20, the last 4 are searched
+
+    assert [piece.num_tokens for piece in cut(waveform, SMALL)] == [18, 12]
+
+
+def test_buckets_are_multiples_up_to_the_longest_piece() -> None:
+    assert [bucket(tokens, SMALL) for tokens in (1, 4, 5, 19)] == [4, 4, 8, 20]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 130}, "num_heads must divide d_model = 130"),
+        ({"pool_after_layer": 4}, "pool_after_layer <= quantize_after_layer"),
+        ({"max_frames": 1501}, "must divide max_frames"),
+        ({"block_frames": 99}, "must divide block_frames"),
+    ],
+)
+def test_an_encoder_whose_parts_do_not_fit_is_refused(
+    changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EncoderConfig(**changes)  # type: ignore[arg-type]
