@@ -43,13 +43,17 @@ class CopyConfig(Frozen):
 
     GLM-4-Voice goes 4 times through the copies with loss on text and 20 times through those with
     loss on speech; that is 1 to 5. A copy with 0 is left out.
+
+    Attributes:
+        text: The text-guided stream, loss on the text of the answers.
+        speech: The same stream, loss on their speech.
+        speech_only: Answers without text, loss on their speech.
+        typed_user_share: Part of the copies whose users type instead of speaking.
     """
 
     text: NonNegativeInt = 1
     speech: NonNegativeInt = 5
     speech_only: NonNegativeInt = 2
-    text_weight: NonNegativeFloat = 1.0
-    speech_weight: NonNegativeFloat = 1.0
     typed_user_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     @model_validator(mode="after")

@@ -1,0 +1,75 @@
+"""Story cloze over groups of items: which facts and stories did the model carry into speech?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from interloom.config.evaluation import ClozeScore
+from interloom.evaluation.choice import ChosenSet, Item
+from interloom.evaluation.cloze import (
+    SCORES,
+    ClozeItem,
+    ClozeMode,
+    Passage,
+    TokenScorer,
+    choices,
+)
+from interloom.evaluation.intervals import wilson
+from interloom.evaluation.measures import Findings, Judging, Measure
+from interloom.evaluation.spoken import Codes
+from interloom.text.bpe import TextTokenizer
+from interloom.vocabulary.layout import VocabularyLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The model that is asked, and what turns texts into its ids."""
+
+    scorer: TokenScorer
+    layout: VocabularyLayout
+    text: TextTokenizer
+    spoken: Mapping[str, Codes]
+
+
+def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Findings:
+    """One group in all four modes.
+
+    An item with a text that could not be spoken counts in no mode: all modes rest on the same
+    items, and their number is reported.
+    """
+    items = [_item(row, reader) for row in group.items if _is_spoken(row, reader.spoken)]
+    name = group.name.removeprefix("cloze/")
+    measures: list[Measure] = []
+    details: dict[str, dict[str, dict[str, float | int]]] = {}
+    for mode in ClozeMode:
+        right = choices(items, mode, reader.scorer, reader.layout) if items else {}
+        estimates = {
+            score: wilson(sum(right.get(score, ())), len(items), judging.config.confidence)
+            for score in SCORES
+        }
+        chosen: ClozeScore = judging.config.cloze_score
+        measures.append(Measure(f"cloze/{mode}/{name}", estimates[chosen], "/accuracy"))
+        details[mode.value] = {score: one.to_dict() for score, one in estimates.items()}
+    return Findings(tuple(measures), (group,), {group.name: details})
+
+
+def texts_of(rows: Sequence[Item]) -> list[str]:
+    """Everything that must be spoken for these items."""
+    return [row[part] for row in rows for part in ("context", "right", "wrong")]
+
+
+def _is_spoken(row: Item, spoken: Mapping[str, Codes]) -> bool:
+    return all(text in spoken for text in texts_of([row]))
+
+
+def _item(row: Item, reader: Reader) -> ClozeItem:
+    """An item as ids; endings begin with the space that joins them to their context."""
+
+    def passage(text: str, joint: str) -> Passage:
+        ids = reader.text.encode(joint + text)
+        return Passage(tuple(ids), tuple(reader.spoken[text].tolist()))
+
+    return ClozeItem(
+        context=passage(row["context"], ""),
+        right=passage(row["right"], " "),
+        wrong=passage(row["wrong"], " "),
+    )

@@ -1,0 +1,78 @@
+"""The evaluation as an artifact: ``report.json``, and WAV files with ``examples.json``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interloom.audio.files import write_wav
+from interloom.config.evaluation import EvaluationConfig
+from interloom.evaluation.measures import Findings
+from interloom.ports.store import ArtifactDraft
+from interloom.text.normalise import NORMALISER
+
+REPORT, EXAMPLES = "report.json", "examples.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """One WAV file to listen to.
+
+    Attributes:
+        file: Its name.
+        what: What it is, in words.
+        text: What is said in it.
+        heard: What the tokenizer's head reads in it.
+        waveform: 16 kHz mono.
+        sample_rate_hz: Of the waveform.
+    """
+
+    file: str
+    what: str
+    text: str
+    heard: str
+    waveform: NDArray[np.float32]
+    sample_rate_hz: int
+
+
+def report(
+    findings: Findings, config: EvaluationConfig, models: Mapping[str, str]
+) -> dict[str, Any]:
+    """All numbers with their intervals, what they were measured on and by which normaliser."""
+    return {
+        "confidence": config.confidence,
+        "details": dict(findings.details),
+        "measures": {one.name + one.suffix: one.estimate.to_dict() for one in findings.measures},
+        "models": dict(models),
+        "normaliser": NORMALISER,
+        "sets": {one.name: one.to_dict() for one in findings.sets},
+    }
+
+
+def write_report(draft: ArtifactDraft, body: Mapping[str, Any], sounds: Sequence[Sound]) -> None:
+    """Write the shards."""
+    with draft.shard(REPORT) as shard:
+        shard.path.write_text(_json(body))
+    described = []
+    for sound in sounds:
+        with draft.shard(sound.file) as shard:
+            write_wav(shard.path, sound.waveform, sample_rate_hz=sound.sample_rate_hz)
+            shard.count(samples=len(sound.waveform))
+        described.append(
+            {
+                "file": sound.file,
+                "what": sound.what,
+                "text": sound.text,
+                "heard": sound.heard,
+                "seconds": round(len(sound.waveform) / sound.sample_rate_hz, 2),
+            }
+        )
+    with draft.shard(EXAMPLES) as shard:
+        shard.path.write_text(_json(described))
+
+
+def _json(body: object) -> str:
+    return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
