@@ -1,10 +1,22 @@
 """Plan the mixture and pack it into rows."""
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from interloom.config.mixture import MixtureConfig
-from interloom.core.artifacts import ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.errors import ConfigError, DataError
+from interloom.ports.catalog import Metric
+from interloom.ports.store import ArtifactStore
+from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
+
+if TYPE_CHECKING:
+    from interloom.mixture.examples import Example
+    from interloom.mixture.writing import RowCounts, SpooledSource
+    from interloom.vocabulary.layout import VocabularyLayout
+
+_NAMED = 16  # ids of left-out examples that the manifest lists
 
 
 class MixRequest(StageRequest):
@@ -13,13 +25,13 @@ class MixRequest(StageRequest):
     ``interleaved`` may be left out if the mixture does not name it.
     """
 
-    config: MixtureConfig
-    seed: int
     text: ArtifactRef
     tokens: ArtifactRef
     interleaved: ArtifactRef | None = None
     tokenizer: ArtifactRef
     text_tokenizer: ArtifactRef
+    config: MixtureConfig = MixtureConfig()
+    seed: int = 0
     version: Literal[1] = 1
 
 
@@ -27,3 +39,157 @@ class MixResult(StageResult):
     """The packed rows."""
 
     rows: ArtifactRef
+
+
+def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixResult:
+    """Encode every source, plan tokens by source, draw whole documents, pack them.
+
+    Metrics ``mix/asked/SOURCE`` and ``mix/drawn/SOURCE`` count tokens, ``mix/targets/SOURCE`` those
+    with loss, ``mix/epochs/SOURCE`` the passes, ``mix/left_out/SOURCE`` examples that fit no row,
+    ``mix/drawn/modality/...`` tokens of the rows by modality, ``mix/fill`` the part of all places
+    that is not padding.
+
+    Raises:
+        ConfigError: The mixture cannot be made of these sources; says why.
+        DataError: Codes or ids were made with another tokenizer or vocabulary.
+    """
+    import shutil
+
+    from interloom.mixture.plan import draw_documents, plan_tokens
+    from interloom.mixture.writing import write_rows
+
+    layout = _layout(request, store)
+    folder = work.folder / "spool"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    sources = _spool(request, store, layout, work)
+    asked = plan_tokens(request.config, {name: held.num_tokens for name, held in sources.items()})
+    lengths = {name: held.lengths_D for name, held in sources.items()}
+    draws = draw_documents(asked, lengths, request.seed)
+    with store.draft(ArtifactKind.PACKED_ROWS) as draft:
+        counts = write_rows(
+            draft,
+            sources,
+            draws,
+            row_length=request.config.row_length,
+            layout=layout,
+        )
+        rows = draft.commit(
+            parents=tuple(request.inputs().values()),
+            licences=tuple(_licences(sources)),
+            facts={
+                "asked": dict(asked),
+                "drawn": {name: counts.tokens[name] for name in sources},
+                "left_out": {name: list(s.left_out[:_NAMED]) for name, s in sources.items()},
+                "layout": layout.to_dict(),
+                "row_length": request.config.row_length,
+                "seed": request.seed,
+                "vocabulary": layout.digest,
+            },
+        )
+    shutil.rmtree(folder)
+    return MixResult(rows=rows, metrics=_metrics(asked, sources, counts))
+
+
+def _layout(request: MixRequest, store: ArtifactStore) -> "VocabularyLayout":
+    """The joint id space; refuses codes of another tokenizer, or rows of another layout."""
+    from interloom.text.bpe import load_text_tokenizer
+    from interloom.vocabulary.layout import VocabularyLayout
+
+    facts = store.manifest(request.tokens).facts
+    if facts["tokenizer"] != request.tokenizer.id:
+        raise DataError(
+            f"{request.tokens} was made with speech tokenizer {facts['tokenizer'][:12]}, the "
+            f"mixture is for {request.tokenizer.id[:12]}; tokenize the speech again"
+        )
+    layout = VocabularyLayout(
+        text_vocab_size=load_text_tokenizer(store, request.text_tokenizer).vocab_size,
+        codebook_size=facts["codebook_size"],
+        text_tokenizer=request.text_tokenizer.id,
+        tokenizer=request.tokenizer.id,
+    )
+    if request.interleaved is not None:
+        held = store.manifest(request.interleaved).facts["vocabulary"]
+        layout.require(held, holder=str(request.interleaved))
+    return layout
+
+
+def _spool(
+    request: MixRequest, store: ArtifactStore, layout: "VocabularyLayout", work: Workspace
+) -> "dict[str, SpooledSource]":
+    """Every source of the mixture on disk, in the mixture's order."""
+    from interloom.mixture.writing import CutRule, spool
+    from interloom.vocabulary.layout import Marker
+
+    rule = CutRule(
+        row_length=request.config.row_length,
+        audio_begin=layout.marker(Marker.AUDIO_BEGIN),
+        audio_end=layout.marker(Marker.AUDIO_END),
+        refuses_unfit=request.config.unfit == "refuse",
+    )
+    names = tuple(request.config.sources())
+    sources = {}
+    for done, name in enumerate(names):
+        work.progress.update(done, len(names), f"encoding {name}")
+        own = rule.whole() if name in {"transcribe", "speak"} else rule
+        examples = _examples(name, request, store, layout)
+        sources[name] = spool(name, examples, own, work.folder / "spool")
+    return sources
+
+
+def _examples(
+    name: str, request: MixRequest, store: ArtifactStore, layout: "VocabularyLayout"
+) -> "Iterator[Example]":
+    """The training examples of one source."""
+    from interloom.mixture import sources
+    from interloom.text.bpe import load_text_tokenizer
+
+    text_tokenizer = load_text_tokenizer(store, request.text_tokenizer)
+    match name:
+        case "text":
+            rows = _rows(store, request.text, "documents", "text")
+            return sources.text_examples(rows, layout, text_tokenizer)
+        case "speech":
+            return sources.speech_examples(_rows(store, request.tokens, "tokens", "codes"), layout)
+        case "transcribe" | "speak":
+            rows = _rows(store, request.tokens, "tokens", "text", "codes")
+            make = sources.transcribe_examples if name == "transcribe" else sources.speak_examples
+            return make((row for row in rows if row["text"]), layout, text_tokenizer)
+        case _:
+            if request.interleaved is None:
+                raise ConfigError(
+                    "the mixture names interleaved rows, but the request has none; run the "
+                    "interleave stage, or take 'interleaved' out of the mixture"
+                )
+            rows = _rows(store, request.interleaved, "interleaved", "ids")
+            return sources.interleaved_examples(rows, layout)
+
+
+def _rows(
+    store: ArtifactStore, ref: ArtifactRef, table: str, *columns: str
+) -> Iterator[dict[str, Any]]:
+    """The training rows of a table with the columns that examples need."""
+    from interloom.corpora.tables import read_table
+
+    return read_table(store, ref, table, split="train", columns=("id", *columns, "licence"))
+
+
+def _licences(sources: "Mapping[str, SpooledSource]") -> set[str]:
+    return {licence for held in sources.values() for licence in held.licences}
+
+
+def _metrics(
+    asked: Mapping[str, int], sources: "Mapping[str, SpooledSource]", counts: "RowCounts"
+) -> tuple[Metric, ...]:
+    """Asked against drawn, by source and modality."""
+    points: dict[str, float] = {}
+    for name, held in sources.items():
+        points[f"asked/{name}"] = asked[name]
+        points[f"drawn/{name}"] = counts.tokens[name]
+        points[f"targets/{name}"] = counts.targets[name]
+        points[f"epochs/{name}"] = counts.tokens[name] / max(1, held.num_tokens)
+        points[f"left_out/{name}"] = len(held.left_out)
+    points |= {f"drawn/modality/{name}": n for name, n in sorted(counts.modalities.items())}
+    points["rows"] = counts.num_rows
+    points["fill"] = counts.fill
+    return tuple(Metric(f"mix/{name}", float(value)) for name, value in points.items())

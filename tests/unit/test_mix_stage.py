@@ -1,0 +1,283 @@
+"""The mix stage over small sources."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from interloom.config.mixture import MixtureConfig
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.errors import ConfigError, DataError
+from interloom.corpora.tables import DOCUMENTS, SPEECH_TOKENS, write_table
+from interloom.mixture.rows import INDEX, load_rows
+from interloom.ports.workspace import Workspace
+from interloom.stages.mix import MixRequest, MixResult, mix
+from interloom.testing.store import MemoryStore
+from interloom.text.bpe import TextTokenizer, load_text_tokenizer
+from interloom.vocabulary.layout import Marker, VocabularyLayout
+
+TOKENIZER = ArtifactRef(ArtifactKind.TOKENIZER_MODEL, "7" * 64)
+INTERLEAVED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _World:
+    store: MemoryStore
+    request: MixRequest
+    layout: VocabularyLayout
+
+
+def _table(
+    store: MemoryStore,
+    kind: ArtifactKind,
+    name: str,
+    schema: pa.Schema,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+) -> ArtifactRef:
+    with store.draft(kind) as draft:
+        write_table(draft, name, schema, rows)
+        return draft.commit(facts=facts)
+
+
+def _text_tokenizer(store: MemoryStore) -> ArtifactRef:
+    with store.draft(ArtifactKind.TEXT_TOKENIZER) as draft:
+        with draft.shard("tokenizer.json") as shard:
+            TextTokenizer.train(["the fox sees the owl"] * 4, vocab_size=270).save(shard.path)
+        return draft.commit()
+
+
+def _documents(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"d{i}",
+            "split": "heldout" if i % 10 == 9 else "train",
+            "text": "the fox sees the owl. " * (1 + i % 4),
+            "source": "world",
+            "licence": "CC0-1.0",
+            "may_interleave": True,
+            "facts": [],
+        }
+        for i in range(count)
+    ]
+
+
+def _utterances(count: int, num_codes: int = 12) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"u{i}",
+            "split": "train",
+            "speaker": "s",
+            "text": "the owl",
+            "codes": [(i * 7 + j) % 32 for j in range(num_codes)],
+            "num_samples": 1280 * num_codes,
+            "words": [],
+            "source": "world",
+            "licence": "CC-BY-4.0",
+            "facts": [],
+        }
+        for i in range(count)
+    ]
+
+
+def _world(*, num_utterances: int = 20, num_codes: int = 12, **config: object) -> _World:
+    store = MemoryStore()
+    text_tokenizer = _text_tokenizer(store)
+    bpe = load_text_tokenizer(store, text_tokenizer)
+    layout = VocabularyLayout(bpe.vocab_size, 32, text_tokenizer.id, TOKENIZER.id)
+    codes = np.arange(9)
+    woven = np.concatenate([bpe.encode("the fox "), layout.wrap_audio(codes), bpe.encode("owl")])
+    interleaved = [
+        {"id": f"i{i}", "split": "train", "ids": woven, "source": "world", "licence": "CC0-1.0"}
+        for i in range(60)
+    ]
+    settings = {"row_length": 64, "total_tokens": 4000} | config
+    return _World(
+        store,
+        MixRequest(
+            text=_table(
+                store, ArtifactKind.TEXT_CORPUS, "documents", DOCUMENTS, _documents(60), {}
+            ),
+            tokens=_table(
+                store,
+                ArtifactKind.SPEECH_TOKENS,
+                "tokens",
+                SPEECH_TOKENS,
+                _utterances(num_utterances, num_codes),
+                {"tokenizer": TOKENIZER.id, "codebook_size": 32},
+            ),
+            interleaved=_table(
+                store,
+                ArtifactKind.INTERLEAVED,
+                "interleaved",
+                INTERLEAVED,
+                interleaved,
+                {"vocabulary": layout.digest},
+            ),
+            tokenizer=TOKENIZER,
+            text_tokenizer=text_tokenizer,
+            config=MixtureConfig.model_validate(settings),
+            seed=3,
+        ),
+        layout,
+    )
+
+
+def _mix(world: _World, folder: Path) -> MixResult:
+    return mix(world.request, store=world.store, work=Workspace(folder))
+
+
+def test_drawn_tokens_are_those_asked_to_within_a_document(tmp_path: Path) -> None:
+    result = _mix(_world(), tmp_path)
+
+    for name in ("text", "speech", "transcribe", "speak", "interleaved"):
+        asked, drawn = result.metric(f"mix/asked/{name}"), result.metric(f"mix/drawn/{name}")
+        assert drawn == pytest.approx(asked, abs=40)
+    assert result.metric("mix/asked/text") == 1200
+    assert result.metric("mix/epochs/speech") == 1
+    assert result.metric("mix/drawn/speech") == 20 * 14
+    assert result.metric("mix/fill") > 0.95
+
+
+def test_the_loss_of_pairs_is_on_what_is_asked_for(tmp_path: Path) -> None:
+    world = _world()
+
+    rows = load_rows(world.store, _mix(world, tmp_path).rows)
+    batch = rows.batch(range(rows.num_rows))
+
+    seen = set()
+    for row in range(rows.num_rows):
+        for segment in range(batch.segments_BL[row].max() + 1):
+            own = batch.segments_BL[row] == segment
+            ids, is_target = batch.tokens_BL[row][own], batch.is_target_BL[row][own]
+            first = (
+                Marker(list(Marker)[ids[0] - world.layout.text_vocab_size])
+                if (0 <= ids[0] - world.layout.text_vocab_size < len(Marker))
+                else None
+            )
+            seen.add(first)
+            targets = ids[is_target]
+            if first is Marker.ASR:
+                assert world.layout.is_text(targets[:-1]).all()
+                assert targets[-1] == world.layout.marker(Marker.DOCUMENT_END)
+            elif first is Marker.TTS:
+                assert world.layout.is_speech(targets[1:-1]).all()
+                assert targets[0] == world.layout.marker(Marker.AUDIO_BEGIN)
+            elif first is Marker.PAD:
+                assert not is_target.any()
+            else:
+                assert is_target.tolist() == [False] + [True] * (len(ids) - 1)
+    assert {None, Marker.ASR, Marker.TTS, Marker.AUDIO_BEGIN} <= seen
+
+
+def test_every_drawn_document_stands_whole_in_the_rows(tmp_path: Path) -> None:
+    world = _world()
+
+    result = _mix(world, tmp_path)
+    rows = load_rows(world.store, result.rows)
+    batch = rows.batch(range(rows.num_rows))
+
+    begins = (batch.tokens_BL == world.layout.marker(Marker.AUDIO_BEGIN)).sum(axis=1)
+    ends = (batch.tokens_BL == world.layout.marker(Marker.AUDIO_END)).sum(axis=1)
+    assert begins.tolist() == ends.tolist()
+    pad = world.layout.marker(Marker.PAD)
+    drawn = sum(m.value for m in result.metrics if m.name.startswith("mix/drawn/modality/"))
+    assert (batch.tokens_BL != pad).sum() == drawn
+    assert rows.num_targets(range(rows.num_rows)) == batch.is_target_BL.sum()
+    counted = sum(m.value for m in result.metrics if m.name.startswith("mix/targets/"))
+    assert counted == batch.is_target_BL.sum()
+
+
+def test_the_same_request_gives_the_same_rows(tmp_path: Path) -> None:
+    first, second = _world(), _world()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    assert _mix(first, tmp_path / "a") == _mix(second, tmp_path / "b")
+
+
+def test_the_manifest_carries_vocabulary_licences_and_counts(tmp_path: Path) -> None:
+    world = _world()
+
+    manifest = world.store.manifest(_mix(world, tmp_path).rows)
+
+    assert manifest.facts["vocabulary"] == world.layout.digest
+    assert manifest.licences == ("CC-BY-4.0", "CC0-1.0")
+    assert manifest.count("tokens") == sum(manifest.facts["drawn"].values())
+    assert (
+        manifest.count("rows")
+        == json.loads(world.store.local_path(manifest.shard(INDEX)).read_text())["shard_rows"][0]
+    )
+
+
+def test_examples_longer_than_a_row_are_left_out_and_counted(tmp_path: Path) -> None:
+    small = {"text": {"budget": {"kind": "share", "share": 0.5}, "max_epochs": 20}}
+    world = _world(num_utterances=3, num_codes=80, speech=None, transcribe=None, **small)
+
+    result = _mix(world, tmp_path)
+
+    assert result.metric("mix/left_out/speak") == 3
+    assert result.metric("mix/drawn/speak") == 0
+    assert world.store.manifest(result.rows).facts["left_out"]["speak"] == ["u0", "u1", "u2"]
+
+
+def test_examples_longer_than_a_row_may_stop_the_stage(tmp_path: Path) -> None:
+    world = _world(num_codes=80, unfit="refuse")
+
+    with pytest.raises(DataError, match=r"'u0' has 82 tokens, a row holds 64"):
+        _mix(world, tmp_path)
+
+
+def test_codes_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    world = _world()
+    other = ArtifactRef(ArtifactKind.TOKENIZER_MODEL, "8" * 64)
+
+    with pytest.raises(DataError, match=r"made with speech tokenizer 777.* is for 888"):
+        mix(
+            world.request.model_copy(update={"tokenizer": other}),
+            store=world.store,
+            work=Workspace(tmp_path),
+        )
+
+
+def test_rows_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
+    world = _world()
+    other = _table(
+        world.store,
+        ArtifactKind.INTERLEAVED,
+        "interleaved",
+        INTERLEAVED,
+        [{"id": "i", "split": "train", "ids": [1], "source": "w", "licence": "CC0-1.0"}],
+        {"vocabulary": "5" * 64},
+    )
+
+    with pytest.raises(DataError, match=r"made with vocabulary 5555"):
+        mix(
+            world.request.model_copy(update={"interleaved": other}),
+            store=world.store,
+            work=Workspace(tmp_path),
+        )
+
+
+def test_a_mixture_with_interleaved_rows_needs_them(tmp_path: Path) -> None:
+    world = _world()
+
+    with pytest.raises(ConfigError, match="the request has none"):
+        mix(
+            world.request.model_copy(update={"interleaved": None}),
+            store=world.store,
+            work=Workspace(tmp_path),
+        )
