@@ -17,9 +17,9 @@ class StarterWorld(Frozen):
 
     kind: Literal["starter"] = "starter"
     speech_seconds: PositiveInt = 3600
-    num_stories: PositiveInt = 4200
-    num_written_documents: PositiveInt = 1300
-    num_woven_documents: PositiveInt = 1300
+    num_stories: PositiveInt = 6600
+    num_written_documents: PositiveInt = 2200
+    num_woven_documents: PositiveInt = 2200
     num_dialogues: PositiveInt = 900
     num_story_cloze: PositiveInt = 200
 
@@ -46,7 +46,7 @@ class IngestConfig(Frozen):
     """
 
     source: Annotated[StarterWorld | CatalogCorpora, Field(discriminator="kind")] = StarterWorld()
-    text_vocab_size: Annotated[int, Field(ge=257)] = 512
+    text_vocab_size: Annotated[int, Field(ge=257)] = 640
     heldout_share: Share = 0.08
 
 

@@ -88,6 +88,33 @@ SPEECH_TOKENS = pa.schema(
     ]
 )
 
+SPOKEN_SPAN = pa.struct(
+    [
+        ("span_id", pa.string()),
+        ("word_start", pa.int32()),
+        ("word_stop", pa.int32()),
+        ("byte_start", pa.int32()),  # in the UTF-8 text, with the space before the first word
+        ("byte_stop", pa.int32()),
+        ("id_start", pa.int32()),  # in ids, markers included; both 0 if it stayed text
+        ("id_stop", pa.int32()),
+        ("num_codes", pa.int32()),
+        ("cut", pa.bool_()),  # shortened, so that the document reaches its share and no more
+        ("outcome", pa.string()),  # spoken, or why it stayed text
+        ("attempts", pa.int32()),
+    ]
+)
+INTERLEAVED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("ids", pa.list_(pa.int32())),  # joint ids
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("text", pa.string()),
+        ("spans", pa.list_(SPOKEN_SPAN)),
+    ]
+)
+
 
 def write_table(
     draft: ArtifactDraft,
@@ -137,7 +164,17 @@ def _write_shard(draft: ArtifactDraft, path: str, schema: pa.Schema, rows: list[
             counts["samples"] = sum(row["num_samples"] for row in rows)
         if "codes" in schema.names:
             counts["speech_tokens"] = sum(len(row["codes"]) for row in rows)
+        if schema.equals(INTERLEAVED):
+            counts |= _interleaved_counts(rows)
         shard.count(**counts)
+
+
+def _interleaved_counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Speech and text tokens, markers in neither, and spans that are spoken."""
+    spans = [span for row in rows for span in row["spans"] if span["num_codes"]]
+    speech = sum(span["num_codes"] for span in spans)
+    text = sum(len(row["ids"]) for row in rows) - speech - 2 * len(spans)
+    return {"spans": len(spans), "speech_tokens": speech, "text_tokens": text}
 
 
 def read_table(

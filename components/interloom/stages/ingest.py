@@ -1,9 +1,12 @@
 """Bring speech, text, dialogues and tasks into the run, with the tokenizer of their text."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, assert_never
 
-from interloom.config.corpora import IngestConfig
+from interloom.config.corpora import CatalogCorpora, IngestConfig, StarterWorld
 from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import ConfigError
+from interloom.ports.catalog import Metric
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
@@ -25,8 +28,9 @@ class IngestRequest(StageRequest):
 
 
 class IngestResult(StageResult):
-    """The corpora of a run: tables ``utterances``, ``documents``, ``dialogues``, and the tasks'
-    ``cloze`` and ``questions``.
+    """The corpora of a run.
+
+    Tables: ``utterances``, ``documents``, ``dialogues``; of the tasks, ``cloze`` and ``questions``.
     """
 
     speech: ArtifactRef
@@ -43,17 +47,36 @@ def ingest(request: IngestRequest, *, store: ArtifactStore, work: Workspace) -> 
         ConfigError: A catalog source without its artifacts, or a starter source with some.
         DataError: A corpus has no row to train on.
     """
-    from interloom.corpora.assemble import assemble_catalog, assemble_world  # heavy
+    from interloom.corpora.assemble import assemble_catalog, assemble_world
 
-    if request.config.source.kind == "starter":
-        made = assemble_world(
-            request.config, seed=request.seed, store=store, progress=work.progress
-        )
-    else:
-        made = assemble_catalog(
-            request.config,
-            (request.speech, request.text, request.dialogues),
-            seed=request.seed,
-            store=store,
-        )
-    return IngestResult(**made)
+    inputs = {"speech": request.speech, "text": request.text, "dialogues": request.dialogues}
+    match request.config.source:
+        case StarterWorld() as source:
+            if given := sorted(name for name, ref in inputs.items() if ref is not None):
+                raise ConfigError(f"the starter source builds its corpora, but was given {given}")
+            made = assemble_world(
+                request.config, source, seed=request.seed, store=store, progress=work.progress
+            )
+        case CatalogCorpora() as source:
+            made = assemble_catalog(request.config, source, inputs, seed=request.seed, store=store)
+        case _:
+            assert_never(request.config.source)
+    return IngestResult(
+        speech=made["speech"],
+        text=made["text"],
+        dialogues=made["dialogues"],
+        tasks=made["tasks"],
+        text_tokenizer=made["text_tokenizer"],
+        metrics=_sizes(store, made),
+    )
+
+
+def _sizes(store: ArtifactStore, made: Mapping[str, ArtifactRef]) -> tuple[Metric, ...]:
+    """How much there is."""
+    speech, text = store.manifest(made["speech"]), store.manifest(made["text"])
+    return (
+        Metric(name="ingest/speech_seconds", value=speech.count("samples") / 16_000),
+        Metric(name="ingest/utterances", value=speech.count("rows")),
+        Metric(name="ingest/documents", value=text.count("rows")),
+        Metric(name="ingest/dialogues", value=store.manifest(made["dialogues"]).count("rows")),
+    )

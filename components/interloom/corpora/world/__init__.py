@@ -1,0 +1,1 @@
+"""The starter world: a small closed world with rules, its texts and its speech."""

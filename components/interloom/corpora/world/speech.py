@@ -1,0 +1,64 @@
+"""The recordings of the world."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from queue import SimpleQueue
+
+from interloom.audio.files import SAMPLE_RATE_HZ, encode_flac
+from interloom.corpora.world.documents import LICENCE, SOURCE, Row, World
+from interloom.corpora.world.scripts import Script, scripts
+from interloom.corpora.world.voices import Espeak
+from interloom.ports.progress import Progress
+
+_THREADS = 2
+_AHEAD = 32
+
+
+def utterances(world: World, seconds: int, progress: Progress) -> Iterator[Row]:
+    """Speak until there are so many seconds; the rows do not depend on the number of threads.
+
+    Raises:
+        MissingError: espeak-ng is not installed.
+    """
+    limit, done = seconds * SAMPLE_RATE_HZ, 0
+    free: SimpleQueue[Espeak] = SimpleQueue()
+    todo = enumerate(scripts(world))
+    running: deque[Future[Row]] = deque()
+    with ExitStack() as stack:
+        for _ in range(_THREADS):
+            free.put(stack.enter_context(closing(Espeak())))
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        while done < limit:
+            while len(running) < _AHEAD:
+                running.append(pool.submit(_speak, *next(todo), free))
+            row = running.popleft().result()
+            done += row["num_samples"]
+            progress.update(min(done, limit) // SAMPLE_RATE_HZ, seconds, "seconds of speech")
+            yield row
+        for future in running:
+            future.cancel()
+
+
+def _speak(index: int, script: Script, free: SimpleQueue[Espeak]) -> Row:
+    """One row of ``utterances``, with a voice that is free."""
+    espeak = free.get()
+    try:
+        spoken = espeak.say(script.text, script.voice)
+    finally:
+        free.put(espeak)
+    return {
+        "id": f"starter-{index:06d}",
+        "split": script.split,
+        "speaker": script.speaker,
+        "text": script.text,
+        "audio": encode_flac(spoken.samples_S),
+        "num_samples": len(spoken.samples_S),
+        "words": [
+            {"word": word.word, "start": word.start, "stop": word.stop} for word in spoken.words
+        ],
+        "source": SOURCE,
+        "licence": LICENCE,
+        "facts": list(script.facts),
+    }
