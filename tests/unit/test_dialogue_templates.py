@@ -101,8 +101,11 @@ def test_text_and_speech_copies_share_ids_and_learn_disjoint_parts(
 ) -> None:
     text = chat_example(exchanges, Copy.TEXT, template, LAYOUT)
     speech = chat_example(exchanges, Copy.SPEECH, template, LAYOUT)
+    both = chat_example(exchanges, Copy.BOTH, template, LAYOUT)
 
     assert np.array_equal(text.ids, speech.ids)
+    assert np.array_equal(text.ids, both.ids)
+    assert np.array_equal(text.is_learnt | speech.is_learnt, both.is_learnt)
     assert not (text.is_learnt & speech.is_learnt).any()
     assert text.is_learnt.sum() == sum(len(one.assistant.text_ids) for one in exchanges)
     num_codes = sum(len(one.assistant.codes) for one in exchanges)
@@ -158,5 +161,5 @@ def test_whatever_the_grammar_lets_through_has_speech_and_can_be_read(
 
 
 def test_copies_that_teach_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="one of text, speech and speech_only must be above 0"):
+    with pytest.raises(ValueError, match="one of text, speech, both and speech_only must"):
         CopyConfig(text=0, speech=0, speech_only=0)

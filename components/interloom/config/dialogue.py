@@ -47,19 +47,21 @@ class CopyConfig(Frozen):
     Attributes:
         text: The text-guided stream, loss on the text of the answers.
         speech: The same stream, loss on their speech.
+        both: The same stream, loss on both: one copy of each at the cost of one.
         speech_only: Answers without text, loss on their speech.
         typed_user_share: Part of the copies whose users type instead of speaking.
     """
 
     text: NonNegativeInt = 1
     speech: NonNegativeInt = 5
+    both: NonNegativeInt = 0
     speech_only: NonNegativeInt = 2
     typed_user_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
-        if not self.text + self.speech + self.speech_only:
-            raise ValueError("one of text, speech and speech_only must be above 0")
+        if not self.text + self.speech + self.both + self.speech_only:
+            raise ValueError("one of text, speech, both and speech_only must be above 0")
         return self
 
 

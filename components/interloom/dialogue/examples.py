@@ -68,6 +68,7 @@ def chat_examples(
     counts = {
         Copy.TEXT: config.copies.text,
         Copy.SPEECH: config.copies.speech,
+        Copy.BOTH: config.copies.both,
         Copy.SPEECH_ONLY: config.copies.speech_only,
     }
     for place, row in enumerate(dialogues):

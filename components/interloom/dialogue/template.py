@@ -23,10 +23,15 @@ from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
 
 
 class Copy(StrEnum):
-    """What is learnt of a dialogue (P1 and GLM-4-Voice train each part on a copy of its own)."""
+    """What is learnt of a dialogue: P1 and GLM-4-Voice train each part on a copy of its own.
+
+    ``BOTH`` learns both parts of the same stream in one pass, which is a copy of each in one step
+    at half the cost.
+    """
 
     TEXT = "text"
     SPEECH = "speech"
+    BOTH = "both"
     SPEECH_ONLY = "speech_only"
 
 
@@ -134,7 +139,8 @@ def chat_example(
     """One copy of a dialogue with what is learnt of it.
 
     The text copy learns the text of the answers. The speech copy learns their speech and the
-    ``<|user|>`` that ends them, and the speech-only copy the closing wrapper besides.
+    ``<|user|>`` that ends them, and the speech-only copy the closing wrapper besides. A copy of
+    both learns all of that.
     """
     is_text_guided = copy is not Copy.SPEECH_ONLY
     pieces = [
@@ -147,14 +153,16 @@ def chat_example(
     answers_T = np.concatenate([np.full(len(piece.ids), piece.is_answer) for piece in pieces])
     ends_T = ids_T == layout.marker(Marker.USER)
     ends_T[0] = False  # the first user's turn ends no answer
+    text_T = answers_T & layout.is_text(ids_T)
+    closing_T = ids_T == layout.marker(Marker.AUDIO_END)
+    speech_T = (answers_T & (layout.is_speech(ids_T) | closing_T)) | ends_T
     match copy:
         case Copy.TEXT:
-            learnt_T = answers_T & layout.is_text(ids_T)
-        case Copy.SPEECH:
-            learnt_T = (answers_T & layout.is_speech(ids_T)) | ends_T
-        case Copy.SPEECH_ONLY:
-            closing = ids_T == layout.marker(Marker.AUDIO_END)
-            learnt_T = (answers_T & (layout.is_speech(ids_T) | closing)) | ends_T
+            learnt_T = text_T
+        case Copy.SPEECH | Copy.SPEECH_ONLY:
+            learnt_T = speech_T
+        case Copy.BOTH:
+            learnt_T = text_T | speech_T
         case _:
             assert_never(copy)
     return ChatExample(ids_T, learnt_T)
