@@ -499,7 +499,8 @@ def _insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str
 
 def _insert_one(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row; False if it is there already."""
-    return connection.execute(_insert_or_leave(connection, table).values(row)).rowcount == 1
+    insert = _insert_or_leave(connection, table).values(row)
+    return connection.execute(insert.returning(sa.literal(1))).first() is not None
 
 
 def _insert_or_leave(
