@@ -35,7 +35,7 @@ class CheckResult:
         expectation: Its name.
         success: Whether it held.
         observed: What was seen, in words.
-        failed_rows: Ids of the first rows that broke it.
+        failed_rows: Ids of the rows that broke it, the first 1000 of them, in order.
         severity: ``fail`` stops the stage, ``warn`` only shows.
     """
 
@@ -57,5 +57,9 @@ class QualityGate(Protocol):
         table: Mapping[str, Column],
         row_ids: Sequence[str],
     ) -> tuple[CheckResult, ...]:
-        """One verdict an expectation, in their order."""
+        """One verdict an expectation, in their order.
+
+        Raises:
+            DataError: A column is missing, holds a NaN, or has another length than ``row_ids``.
+        """
         ...

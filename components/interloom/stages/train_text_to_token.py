@@ -4,6 +4,7 @@ from typing import Literal
 
 from interloom.config.text_to_token import TextToTokenConfig
 from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import DataError
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
@@ -39,14 +40,19 @@ def train_text_to_token(
     Raises:
         DataError: No utterance has text and codes, or the codes are another tokenizer's.
     """
-    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
     from interloom.text.bpe import load_text_tokenizer
     from interloom.text_to_token.fitting import Inputs, fit
     from interloom.vocabulary.layout import VocabularyLayout
 
+    facts = store.manifest(request.tokens).facts
+    if facts["tokenizer"] != request.tokenizer.id:
+        raise DataError(
+            f"{request.tokens} was made with speech tokenizer {facts['tokenizer'][:12]}, the "
+            f"model is for {request.tokenizer.id[:12]}; tokenize the speech again"
+        )
     layout = VocabularyLayout(
         text_vocab_size=load_text_tokenizer(store, request.text_tokenizer).vocab_size,
-        codebook_size=load_speech_tokenizer(store, request.tokenizer).codebook_size,
+        codebook_size=facts["codebook_size"],
         text_tokenizer=request.text_tokenizer.id,
         tokenizer=request.tokenizer.id,
     )

@@ -15,6 +15,7 @@ Offsets = NDArray[np.int64]
 _SPACELESS = (
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
+_LONG_WORD = 12  # letters; a longer run takes the time of several words
 _WORD = re.compile(rf"[{_SPACELESS}][^\w\s]*|[^\s{_SPACELESS}]+")
 
 
@@ -52,3 +53,9 @@ def _byte_offsets(text: str) -> Offsets:
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     sizes = 1 + (points >= 0x80) + (points >= 0x800).astype(np.int64) + (points >= 0x10000)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def word_equivalents(text: str) -> float:
+    """How many words ``text`` takes the time of: its words, or one for each dozen letters."""
+    letters = sum(character.isalnum() for character in text)
+    return max(float(len(find_words(text))), letters / _LONG_WORD)

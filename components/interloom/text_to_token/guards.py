@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SynthesisConfig
+from interloom.text.normalise import normalise
 from interloom.text.speakable import has_letter, symbol_share
-from interloom.text.words import find_words
+from interloom.text.words import word_equivalents
 
 _MAX_SYMBOLS = 0.05  # of a document's visible characters (section 9, row 8, of the method)
-_LETTERS_PER_WORD = 6  # of text without spaces, or of one long word
 
 
 class Refusal(StrEnum):
@@ -28,13 +28,6 @@ class Refusal(StrEnum):
 def refuse_text(text: str) -> bool:
     """Whether no voice can say ``text``: it has no letter, or many symbols such as code has."""
     return not has_letter(text) or symbol_share(text) > _MAX_SYMBOLS
-
-
-def word_equivalents(text: str) -> float:
-    """Words of ``text``, where a very long word counts as several."""
-    words = find_words(text)
-    letters = sum(character.isalnum() for character in text)
-    return max(len(words), letters / (2 * _LETTERS_PER_WORD))
 
 
 def longest(text: str, config: SynthesisConfig) -> int:
@@ -67,17 +60,11 @@ def has_loop(codes: NDArray[np.int32], *, run: int, period: int) -> bool:
     return False
 
 
-def word_error_rates(texts: Sequence[str], read: Sequence[str]) -> list[float]:
+def word_error_rates(texts: Sequence[str], heard: Sequence[str]) -> list[float]:
     """Word error rate of each text as it was read back."""
     import jiwer
 
     return [
-        float(jiwer.wer(_plain(text), _plain(heard))) if _plain(text) else 0.0
-        for text, heard in zip(texts, read, strict=True)
+        float(jiwer.wer(normalise(text), normalise(other)))
+        for text, other in zip(texts, heard, strict=True)
     ]
-
-
-def _plain(text: str) -> str:
-    """Lower case, letters and digits only."""
-    kept = "".join(character if character.isalnum() else " " for character in text.lower())
-    return " ".join(kept.split())
