@@ -27,7 +27,9 @@ class EvaluationConfig(Frozen):
         confidence: Of every interval.
         num_resamples: Of the bootstrap for error rates.
         answer: How the chatbot decodes.
-        max_answer_tokens: Longest answer of the base model to a spoken question.
+        max_answer_text: Longest answer of the base model to a spoken question, in text tokens: a
+            longer one holds more names, and so more right ones by chance.
+        max_answer_codes: The same in speech codes; 60 are 4.8 s.
     """
 
     max_utterances: PositiveInt = 100
@@ -40,4 +42,5 @@ class EvaluationConfig(Frozen):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     num_resamples: PositiveInt = 1000
     answer: AnswerConfig = AnswerConfig(temperature=0.0)
-    max_answer_tokens: PositiveInt = 96
+    max_answer_text: PositiveInt = 24
+    max_answer_codes: PositiveInt = 60

@@ -1,10 +1,15 @@
 """Stage: everything that is measured of a chain of models, with intervals."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interloom.config.evaluation import EvaluationConfig
-from interloom.core.artifacts import ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.ports.store import ArtifactStore
+from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
+
+if TYPE_CHECKING:
+    from interloom.evaluation.suite import Chain
 
 
 class EvaluateRequest(StageRequest):
@@ -28,3 +33,50 @@ class EvaluateResult(StageResult):
     """The report: ``report.json``, ``examples.json`` and the WAV files they name."""
 
     evaluation: ArtifactRef
+
+
+def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace) -> EvaluateResult:
+    """Measure every model of the chain on held-out data, by the chain's own reading head."""
+    from interloom.evaluation.measures import Judging
+    from interloom.evaluation.report import report, write_report
+    from interloom.evaluation.suite import evaluate_chain, task_sets
+
+    judging = Judging(request.config, request.seed)
+    sets = task_sets(
+        store, speech=request.speech, tokens=request.tokens, tasks=request.tasks, judging=judging
+    )
+    done = evaluate_chain(_chain(request, store), sets, judging, progress=work.progress)
+    models = {name: ref.id for name, ref in request.inputs().items() if ref.kind.is_model}
+    with store.draft(ArtifactKind.EVALUATION) as draft:
+        write_report(draft, report(done.findings, request.config, models), done.sounds)
+        ref = draft.commit(
+            parents=tuple(request.inputs().values()),
+            licences=store.manifest(request.speech).licences,
+            facts={"seed": request.seed, **models},
+        )
+    metrics = tuple(metric for one in done.findings.measures for metric in one.to_metrics())
+    return EvaluateResult(evaluation=ref, metrics=metrics)
+
+
+def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
+    """Load all models."""
+    from interloom.dialogue.chat import Chatbot
+    from interloom.evaluation.suite import Chain
+    from interloom.language_model.runtime import load_language_model
+    from interloom.speech_decoder.runtime import load_speech_decoder
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+    from interloom.text.bpe import load_text_tokenizer
+    from interloom.text_to_token.runtime import load_text_to_token
+
+    text = load_text_tokenizer(store, request.text_tokenizer)
+    tokenizer = load_speech_tokenizer(store, request.tokenizer)
+    decoder = load_speech_decoder(store, request.decoder)
+    chat = load_language_model(store, request.chat_model)
+    return Chain(
+        text=text,
+        tokenizer=tokenizer,
+        decoder=decoder,
+        text_to_token=load_text_to_token(store, request.text_to_token, seed=request.seed),
+        base=load_language_model(store, request.model),
+        chatbot=Chatbot(chat, text, tokenizer, decoder, request.config.answer),
+    )

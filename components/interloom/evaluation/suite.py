@@ -1,0 +1,190 @@
+"""The whole evaluation of one chain of models, part by part."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from interloom.audio.files import read_audio
+from interloom.core.artifacts import ArtifactRef
+from interloom.corpora.tables import read_table
+from interloom.dialogue.chat import Chatbot
+from interloom.evaluation.chat_tasks import Interview, interview, measure_chat
+from interloom.evaluation.choice import ChosenSet, choose
+from interloom.evaluation.cloze_tasks import Reader, measure_cloze, texts_of
+from interloom.evaluation.measures import Findings, Judging, merged
+from interloom.evaluation.questions import OneModality, Oral, measure_questions
+from interloom.evaluation.report import Sound
+from interloom.evaluation.round_trips import (
+    Recording,
+    measure_decoder,
+    measure_text_to_token,
+    measure_tokenizer,
+)
+from interloom.evaluation.spoken import Codes, speak_texts
+from interloom.language_model.runtime import LanguageModel
+from interloom.language_model.sampling import Sampling
+from interloom.ports.progress import Progress
+from interloom.ports.store import ArtifactStore
+from interloom.speech_decoder.runtime import SpeechDecoder
+from interloom.speech_tokenizer.runtime import SpeechTokenizer
+from interloom.text.bpe import TextTokenizer
+from interloom.text_to_token.runtime import TextToToken
+from interloom.text_to_token.spans import SpanRequest
+from interloom.vocabulary.layout import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSets:
+    """What is measured on: the fixed choice from each held-out table."""
+
+    utterances: ChosenSet
+    texts: ChosenSet
+    recordings: tuple[Recording, ...]
+    cloze: tuple[ChosenSet, ...]
+    questions: ChosenSet
+    chats: ChosenSet
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The models that are measured."""
+
+    text: TextTokenizer
+    tokenizer: SpeechTokenizer
+    decoder: SpeechDecoder
+    text_to_token: TextToToken
+    base: LanguageModel
+    chatbot: Chatbot
+
+
+def task_sets(
+    store: ArtifactStore,
+    *,
+    speech: ArtifactRef,
+    tokens: ArtifactRef,
+    tasks: ArtifactRef,
+    judging: Judging,
+) -> TaskSets:
+    """Read and choose. Groups of cloze items are sets of their own."""
+    config, seed = judging.config, judging.seed
+    columns = ["id", "speaker", "text", "codes"]
+    heldout = list(read_table(store, tokens, "tokens", split="heldout", columns=columns))
+    cloze = list(read_table(store, tasks, "cloze"))
+    questions = list(read_table(store, tasks, "questions"))
+    decoded = choose("decoded", heldout, config.max_decoded, seed=seed)
+    return TaskSets(
+        utterances=choose("utterances", heldout, config.max_utterances, seed=seed),
+        texts=choose("texts", heldout, config.max_texts, seed=seed),
+        recordings=tuple(_recordings(store, speech, decoded)),
+        cloze=tuple(
+            choose(
+                f"cloze/{group}",
+                [row for row in cloze if row["group"] == group],
+                config.max_cloze_per_group,
+                seed=seed,
+            )
+            for group in sorted({row["group"] for row in cloze})
+        ),
+        questions=choose("questions", questions, config.max_questions, seed=seed),
+        chats=choose("chats", questions, config.max_chats, seed=seed),
+    )
+
+
+def _recordings(
+    store: ArtifactStore, speech: ArtifactRef, chosen: ChosenSet
+) -> Iterator[Recording]:
+    """The chosen utterances with their sound."""
+    wanted = {row["id"]: row for row in chosen.items}
+    for row in read_table(store, speech, "utterances", split="heldout", columns=["id", "audio"]):
+        if row["id"] in wanted:
+            known = wanted[row["id"]]
+            codes = np.array(known["codes"], np.int32)
+            yield Recording(known["text"], codes, known["speaker"], read_audio(row["audio"]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluated:
+    """What the evaluation found, and what there is to listen to."""
+
+    findings: Findings
+    sounds: tuple[Sound, ...]
+
+
+def evaluate_chain(
+    chain: Chain, sets: TaskSets, judging: Judging, *, progress: Progress
+) -> Evaluated:
+    """Measure everything. Equal models and sets give equal findings."""
+    spoken = speak_texts(_task_texts(sets), chain.text_to_token)
+    progress.update(1, 6, "tasks spoken")
+    parts = [
+        measure_tokenizer(sets.utterances, chain.tokenizer, judging),
+        measure_text_to_token(sets.texts, chain.text_to_token, chain.tokenizer, judging),
+        measure_decoder(sets.recordings, chain.decoder, chain.tokenizer, judging),
+    ]
+    progress.update(2, 6, "speech models measured")
+    reader = Reader(chain.base, chain.base.layout, chain.text, spoken)
+    parts += [measure_cloze(group, reader, judging) for group in sets.cloze]
+    progress.update(3, 6, "story cloze scored")
+    parts.append(measure_questions(sets.questions, _oral(chain, spoken), judging))
+    progress.update(4, 6, "base model asked")
+    talked = interview(sets.chats, chain.chatbot, chain.tokenizer, spoken, seed=judging.seed)
+    parts.append(measure_chat("chat", sets.chats, talked, judging))
+    progress.update(5, 6, "chatbot asked")
+    return Evaluated(merged(parts), tuple(_sounds(chain, sets, talked)))
+
+
+def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
+    """The base model, asked greedily."""
+
+    def generate(prompts: Sequence[Ids], answer: OneModality, max_new_tokens: int) -> list[Ids]:
+        sampling = Sampling(max_new_tokens=max_new_tokens, stop_ids=(answer.end_id,))
+        return chain.base.generate(prompts, sampling, allowed=answer.allowed)
+
+    return Oral(generate, chain.base.layout, chain.text, chain.tokenizer.read, spoken)
+
+
+def _task_texts(sets: TaskSets) -> Iterable[str]:
+    for group in sets.cloze:
+        yield from texts_of(group.items)
+    for chosen in (sets.questions, sets.chats):
+        yield from (row["question"] for row in chosen.items)
+
+
+def _sounds(chain: Chain, sets: TaskSets, talked: Interview) -> Iterator[Sound]:
+    """One of each kind: the first of its set, and of the answers the first right one."""
+    if sets.recordings:
+        yield from _reconstruction(chain, sets.recordings[0])
+    if sets.texts.items:
+        text = sets.texts.items[0]["text"]
+        span = chain.text_to_token.synthesise([SpanRequest("example", text)])[0]
+        what = "a held-out text, spoken by the text-to-token model and the decoder"
+        yield _decoded(chain, "synthesised_span.wav", what, text, span.codes)
+    if talked.rows:
+        yield from _talk(chain, talked)
+
+
+def _reconstruction(chain: Chain, recording: Recording) -> Iterator[Sound]:
+    """A recording, and what codes and decoder leave of it."""
+    heard = chain.tokenizer.read([recording.codes])[0]
+    what = "a held-out recording"
+    yield Sound("recording.wav", what, recording.text, heard, recording.waveform, 16_000)
+    what = "the same, tokenised and decoded"
+    yield _decoded(chain, "reconstruction.wav", what, recording.text, recording.codes)
+
+
+def _talk(chain: Chain, talked: Interview) -> Iterator[Sound]:
+    """A question to the chatbot and its answer."""
+    place = next((index for index, right in enumerate(talked.is_right) if right), 0)
+    question, answer = talked.questions[place], talked.answers[place]
+    what = "a question to the chatbot, spoken by the text-to-token model and the decoder"
+    yield _decoded(chain, "chat_question.wav", what, question.text, question.codes)
+    what = "the chatbot's answer"
+    yield _decoded(chain, "chat_answer.wav", what, answer.text, answer.codes)
+
+
+def _decoded(chain: Chain, file: str, what: str, text: str, codes: Codes) -> Sound:
+    """Codes as sound, with what is heard in that sound."""
+    waveform = chain.decoder.decode(codes)
+    heard = chain.tokenizer.read(chain.tokenizer.encode([waveform]))[0]
+    return Sound(file, what, text, heard, waveform, chain.decoder.sample_rate_hz)
