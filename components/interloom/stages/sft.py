@@ -13,6 +13,7 @@ from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
     from interloom.dialogue.examples import ChatRows
+    from interloom.language_model.runtime import LanguageModel
     from interloom.training.loop import Trained
     from interloom.vocabulary.layout import VocabularyLayout
 
@@ -46,6 +47,7 @@ def sft(
     from interloom.language_model.runtime import load_language_model
     from interloom.language_model.task import LanguageModelTask
     from interloom.training.loop import train
+    from interloom.training.ranks import commit_once
 
     config = request.config
     base = load_language_model(store, request.model)
@@ -59,11 +61,15 @@ def sft(
         seed=request.seed,
     )
     trained = train(task, config.train, engine=engine, work=work, seed=request.seed)
+    metrics = _metrics(config, data, trained)
+    chat_model = commit_once(
+        ArtifactKind.CHAT_MODEL, lambda: _store(request, store, base, trained, metrics)
+    )
     return SftResult(
-        chat_model=_store(request, store, trained),
+        chat_model=chat_model,
         num_examples=data.num_examples,
         num_too_long=data.num_too_long,
-        metrics=(*trained.curves, *_passes(config, data)),
+        metrics=metrics + trained.curves,
     )
 
 
@@ -90,40 +96,54 @@ def _chat_rows(request: SftRequest, store: ArtifactStore, layout: "VocabularyLay
     )
 
 
-def _passes(config: SftConfig, data: "ChatRows") -> tuple[Metric, ...]:
-    """How often the dialogues were gone through, and how often each copy was seen for it."""
+def _metrics(config: SftConfig, data: "ChatRows", trained: "Trained") -> tuple[Metric, ...]:
+    """The last losses, and how often each copy was seen."""
     train = config.train
-    rows_seen = (
+    num_rows = (
         train.num_steps * train.gradient_accumulation * train.num_ranks * config.rows_per_batch
     )
-    passes = rows_seen / data.rows.num_rows
+    passes = num_rows / data.rows.num_rows
     copies = config.copies.model_dump(exclude={"typed_user_share"})
-    return (
-        Metric("sft/examples", float(data.num_examples)),
-        Metric("sft/rows", float(data.rows.num_rows)),
-        *(Metric(f"sft/epochs/{name}", passes * count) for name, count in copies.items() if count),
+    last = {point.name: point.value for point in trained.curves if "loss" in point.name}
+    numbers = {
+        "examples": float(data.num_examples),
+        "too_long": float(data.num_too_long),
+        "rows": float(data.rows.num_rows),
+    }
+    numbers |= {f"epochs/{name}": passes * count for name, count in copies.items() if count}
+    numbers |= {name.removeprefix("train/"): value for name, value in last.items()}
+    return tuple(Metric(f"sft/{name}", value) for name, value in numbers.items())
+
+
+def _store(
+    request: SftRequest,
+    store: ArtifactStore,
+    base: "LanguageModel",
+    trained: "Trained",
+    metrics: tuple[Metric, ...],
+) -> ArtifactRef:
+    """Commit weights, config and card."""
+    from interloom.language_model.storing import ModelCard, StoredModel, store_language_model
+
+    inputs = tuple(request.inputs().values())
+    licences = {licence for ref in inputs for licence in store.manifest(ref).licences}
+    card = ModelCard(
+        title="Spoken chatbot",
+        purpose="Answers spoken and typed questions in text and speech, or in speech alone.",
+        numbers={metric.name: metric.value for metric in metrics},
     )
-
-
-def _store(request: SftRequest, store: ArtifactStore, trained: "Trained") -> ArtifactRef:
-    """Weights, and the base model's own description."""
-    from safetensors.torch import save_file
-
-    from interloom.language_model.runtime import CONFIG, WEIGHTS
-
-    described = store.manifest(request.model).shard(CONFIG)
-    with store.draft(ArtifactKind.CHAT_MODEL) as draft:
-        with draft.shard(WEIGHTS) as shard:
-            save_file({name: one.contiguous() for name, one in trained.weights.items()}, shard.path)
-        with draft.shard(CONFIG) as shard:
-            shard.path.write_bytes(store.local_path(described).read_bytes())
-        return draft.commit(
-            parents=tuple(request.inputs().values()),
-            licences=store.manifest(request.spoken_dialogues).licences
-            + store.manifest(request.model).licences,
-            facts={
-                "base_model": request.model.id,
-                "seed": request.seed,
-                "template": request.config.template.model_dump(),
-            },
-        )
+    model = StoredModel(
+        weights=trained.weights,
+        config=base.model.config,
+        layout=base.layout,
+        card=card,
+        parents=inputs,
+        licences=tuple(sorted(licences)),
+        facts={
+            "base_model": request.model.id,
+            "precision": request.config.train.precision,
+            "seed": request.seed,
+            "template": request.config.template.model_dump(),
+        },
+    )
+    return store_language_model(store, model, ArtifactKind.CHAT_MODEL)
