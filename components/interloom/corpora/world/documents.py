@@ -37,9 +37,10 @@ class World:
         """What keeps the facts of other media out."""
         return Guard(self.facts, media)
 
-    def split(self, text: str) -> str:
-        """The split of a text: equal texts are on the same side."""
-        return "heldout" if hashed_share(text, self.seed) < self.heldout_share else "train"
+    def split(self, text: str, *, times: int = 1) -> str:
+        """The split of a text, by its hash; ``times`` the share of the texts is held out."""
+        is_heldout = hashed_share(text, self.seed) < times * self.heldout_share
+        return "heldout" if is_heldout else "train"
 
 
 def build_cloze_stories(seed: int, facts: Sequence[Fact], count: int) -> tuple[Story, ...]:

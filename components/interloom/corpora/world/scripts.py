@@ -1,13 +1,15 @@
 """What is said in the recordings of the world, by whom and how fast."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 
 from interloom.corpora.world.dialogues import ask_rule
 from interloom.corpora.world.documents import World
 from interloom.corpora.world.draws import Draws
 from interloom.corpora.world.facts import Fact, Guard
+from interloom.corpora.world.lexicon import words_of
 from interloom.corpora.world.stories import describe, draw_cast, tell
 from interloom.corpora.world.voices import Voice
 
@@ -19,6 +21,8 @@ SPEAKERS = {
 }
 RATES = (150, 160, 170)
 PITCH_STEPS = (-6, 0, 6)
+_LINES, _FACT_LINES = 20, 7  # of so many lines, so many state a fact
+_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +38,40 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """Sentences and the facts that they state."""
+    """Sentences, and where the last of them belongs."""
 
     sentences: tuple[str, ...]
+    split: str
     facts: tuple[str, ...] = ()
 
 
 def scripts(world: World) -> Iterator[Script]:
-    """Utterances without end, each a function of the seed and its place.
+    """Utterances without end, a function of the world alone.
 
-    No sentence of a held-out utterance is in one for training, whatever the voice, and none has as
-    many sentences as a story: the stories of the cloze pairs are never spoken here.
+    Facts take turns. Everything else is the best of a few drawn lines: the one with the word that
+    was said least so far, so that no word stays rare. No sentence of a held-out utterance is in one
+    for training, whatever the voice, and no whole story of the cloze pairs is told.
     """
     guard = world.guard("spoken")
+    kept = {(*story.context, story.right) for story in world.cloze}
+    turns = cycle(world.facts_of("spoken"))
+    said: Counter[str] = Counter()
     for index in count():
-        yield _script(world, index, _accepted_line(world, index, guard))
+        draws = Draws(world.seed, "script", index)
+        if draws.below(_LINES) < _FACT_LINES:
+            fact = next(turns)
+            lines = [_fact_line(world, fact, draws) for _ in range(_CANDIDATES)]
+        else:
+            lines = [_accepted_line(world, draws, guard, kept) for _ in range(_CANDIDATES)]
+        script = _script(world, index, min(lines, key=lambda line: _rarest(line, said)))
+        if script.split == "train":
+            said.update(words_of(script.text))
+        yield script
+
+
+def _rarest(line: _Line, said: Mapping[str, int]) -> int:
+    """How often the rarest word of the line was said."""
+    return min(said.get(word, 0) for word in words_of(" ".join(line.sentences)))
 
 
 def _script(world: World, index: int, line: _Line) -> Script:
@@ -56,50 +79,52 @@ def _script(world: World, index: int, line: _Line) -> Script:
     draws = Draws(world.seed, "voice", index)
     speaker = draws.pick(list(SPEAKERS))
     name, pitch = SPEAKERS[speaker]
-    split = world.split(line.sentences[-1])
-    sentences = [sentence for sentence in line.sentences if world.split(sentence) == split]
+    before = [sentence for sentence in line.sentences[:-1] if world.split(sentence) == line.split]
     return Script(
-        split=split,
+        split=line.split,
         speaker=speaker,
         voice=Voice(name, draws.pick(RATES), pitch + draws.pick(PITCH_STEPS)),
-        text=" ".join(sentences),
+        text=" ".join((*before, line.sentences[-1])),
         facts=line.facts,
     )
 
 
-def _accepted_line(world: World, index: int, guard: Guard) -> _Line:
+def _accepted_line(
+    world: World, draws: Draws, guard: Guard, kept: Collection[tuple[str, ...]]
+) -> _Line:
     """The first drawn line that may be spoken."""
-    spoken = world.facts_of("spoken")
-    attempt = 0
     while True:
-        draws = Draws(world.seed, "script", index, attempt)
-        line = _line(world, spoken[index % len(spoken)], draws)
-        if guard.passes(" ".join(line.sentences)):
-            return line
-        attempt += 1
+        sentences = _sentences(world, draws)
+        if guard.passes(" ".join(sentences)) and sentences not in kept:
+            return _Line(sentences, world.split(sentences[-1]))
 
 
-def _line(world: World, fact: Fact, draws: Draws) -> _Line:
-    """A fact, a part of a story, a question, or how something is."""
-    kind = draws.below(20)
-    if kind < 7:
-        return _Line(_fact_sentences(fact, draws), (fact.id,))
-    if kind < 15:
+def _sentences(world: World, draws: Draws) -> tuple[str, ...]:
+    """A part of a story, a question, or how something is."""
+    kind = draws.below(_LINES - _FACT_LINES)
+    if kind < 8:
         story = tell(draw_cast(draws), draws)
         sentences = (*story.context, story.right)
         start = len(sentences) - 1 - draws.below(min(3, len(sentences)))
-        return _Line(sentences[start : start + 1 + draws.below(2)])
-    if kind == 15:
+        return sentences[start : start + 1 + draws.below(3)]
+    if kind == 8:
         asked = draws.pick(world.facts)
-        return _Line((asked.question(draws.below(len(asked.relation.questions))),))
-    if kind == 16:
-        return _Line((ask_rule(draws)[0],))
-    return _Line(tuple(describe(draws) for _ in range(1 + draws.below(2))))
+        return (asked.question(draws.below(len(asked.relation.questions))),)
+    if kind == 9:
+        return (ask_rule(draws)[0],)
+    return tuple(describe(draws) for _ in range(1 + draws.below(3)))
 
 
-def _fact_sentences(fact: Fact, draws: Draws) -> tuple[str, ...]:
-    """A statement, at times after its question."""
-    statement = fact.statement(draws.below(len(fact.relation.statements)))
+def _fact_line(world: World, fact: Fact, draws: Draws) -> _Line:
+    """A statement, at times after its question.
+
+    Only the last way to state a fact may be held out, so that every fact is stated in training.
+    """
+    ways = len(fact.relation.statements)
+    way = draws.below(ways)
+    statement = fact.statement(way)
+    split = world.split(statement, times=ways) if way == ways - 1 else "train"
     if draws.below(4) == 0:
-        return (fact.question(draws.below(len(fact.relation.questions))), statement)
-    return (statement,)
+        question = fact.question(draws.below(len(fact.relation.questions)))
+        return _Line((question, statement), split, (fact.id,))
+    return _Line((statement,), split, (fact.id,))

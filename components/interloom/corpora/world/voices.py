@@ -27,6 +27,10 @@ _UTF8 = 1
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 _WORD_EVENT, _END_EVENT = 1, 0
 _SILENCE = 2e-3
+_REST = SAMPLE_RATE_HZ // 10  # silence before and after
+_SENTENCE_START = re.compile(
+    r"(?<=[.?] )[a-z]"
+)  # it rests between sentences if the next is capital
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +137,10 @@ class Espeak:
         if not self._samples or not self._events:
             raise DataError(f"espeak-ng says nothing for {text!r}")
         native = np.concatenate(self._samples).astype(np.float32) / 32768.0
-        samples_S = resample(native, from_hz=rate_hz, to_hz=SAMPLE_RATE_HZ)
-        starts = {at - 1: sample * SAMPLE_RATE_HZ // rate_hz for at, sample in self._events}
-        return Spoken(samples_S, place_words(text, starts, samples_S))
+        said_S = resample(native, from_hz=rate_hz, to_hz=SAMPLE_RATE_HZ)
+        samples_S = np.pad(said_S, _REST)
+        marks = {at: _REST + sample * SAMPLE_RATE_HZ // rate_hz for at, sample in self._events}
+        return Spoken(samples_S, place_words(text, marks, samples_S))
 
     def _synthesise(self, library: ctypes.CDLL, text: str, voice: Voice) -> None:
         """Set the voice and let the callback collect."""
@@ -145,7 +150,7 @@ class Espeak:
             raise DataError(f"espeak-ng has no voice {voice.name!r}")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_VOLUME, 90)):
             library.espeak_SetParameter(parameter, value, 0)
-        data = text.encode("ascii")
+        data = _SENTENCE_START.sub(lambda start: start.group().upper(), text).encode("ascii")
         library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
         library.espeak_Synchronize()
 
@@ -169,22 +174,23 @@ def _unload(library: ctypes.CDLL) -> None:
 
 
 def place_words(
-    text: str, starts: Mapping[int, int], samples_S: NDArray[np.float32]
+    text: str, marks: Mapping[int, int], samples_S: NDArray[np.float32]
 ) -> tuple[SpokenWord, ...]:
     """The place of each word in the samples.
 
     Args:
         text: Words separated by spaces.
-        starts: The first sample of the words that are marked, by their position in the text. Words
-            that espeak-ng runs together have one mark; they share its stretch by their letters.
+        marks: Samples where words begin, by the position that espeak-ng gives: that of the word's
+            first letter, counted from 1, or of the space before it. Words that it runs together
+            have one mark; they share its stretch by their letters.
         samples_S: What was said; a word ends where it falls silent.
     """
-    words = [(match.start(), match.group().strip(".,?")) for match in re.finditer(r"\S+", text)]
     stretches: list[tuple[int, list[str]]] = []
-    for position, word in words:
-        if position in starts or not stretches:
-            stretches.append((starts.get(position, 0), []))
-        stretches[-1][1].append(word)
+    for match in re.finditer(r"\S+", text):
+        mark = marks.get(match.start() + 1, marks.get(match.start()))
+        if mark is not None or not stretches:
+            stretches.append((mark or 0, []))
+        stretches[-1][1].append(match.group().strip(".,?"))
     stops = [start for start, _ in stretches[1:]] + [len(samples_S)]
     placed: list[SpokenWord] = []
     for (start, run), stop in zip(stretches, stops, strict=True):
