@@ -59,6 +59,7 @@ class Step:
         section: The section of the recipe that holds its settings, or None.
         title: What it does, in plain words.
         after: The steps whose results its request needs.
+        num_threads: Of a stage that trains nothing; one that trains has them in its settings.
     """
 
     stage: str
@@ -66,6 +67,7 @@ class Step:
     section: str | None
     title: str
     after: tuple[str, ...] = ()
+    num_threads: int = 2
 
     def request(self, recipe: Recipe, inputs: Inputs) -> StageRequest:
         """All that this stage's result depends on.

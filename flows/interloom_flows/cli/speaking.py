@@ -1,0 +1,168 @@
+"""``tokenize``, ``speak`` and ``chat``: the models of a run, in use."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interloom.core.errors import ConfigError, DataError, MissingError
+from interloom_flows.cli import screen
+from interloom_flows.cli.services import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interloom.bootstrap import Services
+    from interloom.core.artifacts import ArtifactRef
+    from interloom.dialogue.chat import Answer, Chatbot, Question, Talk
+
+RunOption = Annotated[
+    str, typer.Option("--run", metavar="RUN", help="Whose models: a run, a recipe's name, or last.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="The WAV file to write.")]
+
+
+def tokenize(
+    file: Annotated[Path, typer.Argument(metavar="FILE.wav", help="A recording.")],
+    run: RunOption = "last",
+) -> None:
+    """Write a recording as speech tokens, and read them back."""
+    from interloom.audio.files import read_audio
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+
+    _need_file(file)
+    with opened() as services:
+        tokenizer = load_speech_tokenizer(services.store, _model(services, run, "tokenizer"))
+        codes = tokenizer.encode([read_audio(file)])[0]
+        heard = tokenizer.read([codes])[0]
+    screen.out().print(" ".join(str(code) for code in codes), soft_wrap=True)
+    screen.say(f"{len(codes)} tokens, read back as: {heard}")
+
+
+def speak(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say.")],
+    out: OutOption = Path("speech.wav"),
+    run: RunOption = "last",
+    seed: Annotated[int, typer.Option(help="Draws the voice.", min=0)] = 0,
+) -> None:
+    """Say a text: text to speech tokens to a WAV file."""
+    from interloom.audio.files import write_wav
+    from interloom.speech_decoder.runtime import load_speech_decoder
+    from interloom.text_to_token.runtime import load_text_to_token
+    from interloom.text_to_token.spans import SpanRequest
+
+    with opened() as services:
+        model = load_text_to_token(services.store, _model(services, run, "text_to_token"))
+        decoder = load_speech_decoder(services.store, _model(services, run, "decoder"))
+    result = model.synthesise([SpanRequest(f"speak-{seed}", text)])[0]
+    if result.reason:
+        raise DataError(f"{text!r} cannot be spoken: {result.reason}; try other words")
+    write_wav(out, decoder.decode(result.codes), sample_rate_hz=decoder.sample_rate_hz)
+    screen.out().print(f"{out}: {len(result.codes)} tokens", markup=False, soft_wrap=True)
+
+
+def chat(
+    question: Annotated[
+        str | None, typer.Argument(metavar="[QUESTION]", help="Ask this, and leave.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", metavar="FILE.wav", help="Ask this aloud, and leave.")
+    ] = None,
+    out: OutOption = Path("answer.wav"),
+    run: RunOption = "last",
+    seed: Annotated[int, typer.Option(help="Draws the words.", min=0)] = 0,
+) -> None:
+    """Talk with the spoken chatbot: one question, or line by line until an empty one."""
+    from interloom.audio.files import read_audio
+    from interloom.dialogue.chat import Question, Talk
+
+    if question is not None and audio is not None:
+        raise ConfigError("a question is typed or spoken: give QUESTION or --audio, not both")
+    if audio is not None:
+        _need_file(audio)
+    with opened() as services:
+        bot = _chatbot(services, run)
+    if question is not None or audio is not None:
+        asked = Question(question) if question is not None else bot.hear(read_audio(audio or out))
+        _answer(bot, (), asked, out, seed)
+        return
+    history = list[Talk]()
+    while line := _line():
+        asked = Question(line)
+        history.append(Talk(asked, _answer(bot, history, asked, out, seed)))
+
+
+def _line() -> str:
+    """The next line that is typed; empty at the end."""
+    try:
+        return input("you: ").strip()
+    except EOFError:
+        return ""
+
+
+def _answer(
+    bot: "Chatbot", history: "Sequence[Talk]", question: "Question", out: Path, seed: int
+) -> "Answer":
+    """Answer, print the words, write the sound."""
+    from interloom.audio.files import write_wav
+
+    if question.codes.size:
+        screen.say(f"heard: {question.text}")
+    answer = bot.answer(history, question, seed=seed)
+    screen.out().print(answer.text, markup=False, soft_wrap=True)
+    if answer.waveform.size:
+        write_wav(out, answer.waveform, sample_rate_hz=answer.sample_rate_hz)
+        screen.say(f"spoken: {out}")
+    return answer
+
+
+def _chatbot(services: "Services", run: str) -> "Chatbot":
+    """The chatbot of a run, with its ears and mouth, answering as its recipe says."""
+    from interloom.language_model.runtime import load_language_model
+
+    from interloom.config.recipe import Recipe
+    from interloom.dialogue.chat import Chatbot
+    from interloom.speech_decoder.runtime import load_speech_decoder
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+    from interloom.text.bpe import load_text_tokenizer
+    from interloom_flows.results import find_run
+
+    record = find_run(services.catalog, run)
+    store = services.store
+    return Chatbot(
+        load_language_model(store, _model(services, record.run_id, "chat_model")),
+        load_text_tokenizer(store, _model(services, record.run_id, "text_tokenizer")),
+        load_speech_tokenizer(store, _model(services, record.run_id, "tokenizer")),
+        load_speech_decoder(store, _model(services, record.run_id, "decoder")),
+        Recipe.model_validate_json(record.request_json).evaluate.answer,
+    )
+
+
+def _model(services: "Services", run: str, name: str) -> "ArtifactRef":
+    """The artifact of this name that a run made or reused.
+
+    Raises:
+        MissingError: The run has none.
+    """
+    from interloom_flows.results import find_run, summarise
+
+    summary = summarise(services.catalog, find_run(services.catalog, run))
+    if name not in summary.outputs:
+        raise MissingError(
+            f"run {summary.run.run_id[:13]} of {summary.run.recipe} made no {name}; "
+            f"name a run that did with --run, or run: interloom run {summary.run.recipe}"
+        )
+    return summary.outputs[name]
+
+
+def _need_file(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        MissingError: There is nothing there.
+        ConfigError: It is a folder.
+    """
+    if not path.exists():
+        raise MissingError(f"{path}: there is no such file")
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected a recording, got a folder")

@@ -1,0 +1,35 @@
+"""What a flow is asked for. Everything else it reads from recipes and settings."""
+
+from interloom.config.base import Frozen
+from interloom.config.overrides import nearest
+from interloom.config.recipe import Recipe
+from interloom.core.errors import ConfigError
+from interloom_flows.pipeline import Step, pretraining_steps
+from interloom_flows.recipes import load_recipe
+
+
+class PipelineParameters(Frozen):
+    """Which run.
+
+    Attributes:
+        recipe: A committed name, or the path of a TOML file.
+        overrides: ``section.key=value`` changes to it.
+        only: Stop at this stage; None runs all.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    only: str | None = None
+
+    def load(self) -> tuple[Recipe, tuple[Step, ...]]:
+        """The recipe and its steps.
+
+        Raises:
+            ConfigError: A key, a value or the stage is not known.
+            MissingError: There is no such recipe.
+        """
+        recipe = load_recipe(self.recipe, self.overrides)
+        stages = [step.stage for step in pretraining_steps(recipe)]
+        if self.only is not None and self.only not in stages:
+            raise ConfigError(f"there is no stage {self.only!r}{nearest(self.only, stages)}")
+        return recipe, pretraining_steps(recipe, self.only)

@@ -1,0 +1,231 @@
+"""The pipelines as Prefect flows: order, side by side, retries, what an operator sees.
+
+One flow a pipeline, one task a stage. Prefect caches and keeps nothing: the catalog decides what
+is reused, so a flow that is run again goes on from where it was.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import Any
+
+from prefect import Task, flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from interloom.bootstrap import Services, connect
+from interloom.config.recipe import Recipe
+from interloom.config.settings import load_settings
+from interloom.core.errors import ConfigError, TransientError
+from interloom.core.ids import new_run_id
+from interloom.ports.progress import NoProgress, Progress
+from interloom.stages.contract import StageCall, StageContract, StageOutcome, execute_stage, sweep
+from interloom_flows.listening import LISTENER, RunListener
+from interloom_flows.parameters import PipelineParameters
+from interloom_flows.pipeline import Inputs, Step
+from interloom_flows.planning import named_corpora, stage_call
+from interloom_flows.results import result_metrics
+from interloom_flows.running import PIPELINE, pipeline_run
+
+_MAX_WORKERS = 16
+
+
+class StageWork:
+    """What a task needs. Not a dataclass, since Prefect looks for futures inside of those."""
+
+    __slots__ = ("call", "contract", "listener")
+
+    def __init__(self, contract: StageContract, call: StageCall, listener: RunListener) -> None:
+        self.contract = contract
+        self.call = call
+        self.listener = listener
+
+
+def _side_by_side() -> TaskRunner[Any]:
+    """Tasks in threads: each only waits for the processes of its stage."""
+    return ThreadPoolTaskRunner(max_workers=_MAX_WORKERS)
+
+
+async def is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Retry what may heal; fail at once on bad data, bad config and bugs."""
+    return isinstance(await state.aresult(raise_on_failure=False), TransientError)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
+def stage_task(work: StageWork) -> StageOutcome:
+    """Reuse or make one stage's result."""
+    stage = work.call.stage
+    call = replace(work.call, run_id=new_run_id())  # a retry is a run of its own
+    started_s = time.monotonic()
+    try:
+        outcome = execute_stage(work.contract, call, progress=work.listener.started(stage))
+    except BaseException as error:
+        work.listener.failed(stage, error)
+        raise
+    if outcome.is_hit:
+        work.listener.reused(stage)
+    else:
+        work.listener.finished(stage, time.monotonic() - started_s)
+    return outcome
+
+
+@flow(
+    name="pretraining-pipeline",
+    task_runner=_side_by_side(),
+    persist_result=False,
+)
+def pretraining_pipeline(parameters: PipelineParameters) -> str:
+    """From recordings and text to an evaluated chatbot; gives the run's id in the catalog."""
+    return _run_pipeline(parameters, PIPELINE)
+
+
+@flow(
+    name="mixture-rerun",
+    task_runner=_side_by_side(),
+    persist_result=False,
+)
+def mixture_rerun(parameters: PipelineParameters) -> str:
+    """Run a recipe again with another mixture: what does not depend on it is reused.
+
+    Raises:
+        ConfigError: An override is not one of the mixture.
+    """
+    for override in parameters.overrides:
+        if not override.startswith("mixture."):
+            raise ConfigError(
+                f"a mixture rerun changes only mixture.*, got {override!r}; "
+                "use the pretraining pipeline for other changes"
+            )
+    return _run_pipeline(parameters, "mixture_rerun")
+
+
+@flow(
+    name="nightly-evaluation",
+    task_runner=_side_by_side(),
+    persist_result=False,
+)
+def nightly_evaluation(parameters: PipelineParameters) -> str:
+    """Bring a recipe's evaluation up to date with its code and data."""
+    return _run_pipeline(parameters.model_copy(update={"only": "evaluate"}), "nightly_evaluation")
+
+
+@flow(name="sweeper", persist_result=False)
+def sweeper() -> int:
+    """Remove workspaces that nobody uses; gives how many there were."""
+    services = connect(load_settings())
+    try:
+        removed = sweep(services.contract, grace_s=services.settings.staging_grace_s)
+    finally:
+        services.close()
+    get_run_logger().info("removed %d workspaces", removed)
+    return removed
+
+
+def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
+    """Execute the steps, and show Prefect what came of them."""
+    recipe, steps = parameters.load()
+    services = connect(load_settings())
+    try:
+        with pipeline_run(services.catalog, recipe, job) as run_id:
+            schedule = _Schedule(services, recipe, run_id, LISTENER.get(_PrefectLog()))
+            inputs = schedule.run(steps, Inputs(corpora=named_corpora(services.catalog, recipe)))
+            _show_results(recipe, inputs)
+    finally:
+        services.close()
+    return run_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    """Runs steps as soon as their inputs are there and enough processor threads are free."""
+
+    services: Services
+    recipe: Recipe
+    run_id: str
+    listener: RunListener
+    futures: dict[str, PrefectFuture[StageOutcome]] = field(default_factory=dict)
+    busy: dict[str, int] = field(default_factory=dict)
+
+    def run(self, steps: Sequence[Step], inputs: Inputs) -> Inputs:
+        """Run all; gives the inputs with every result.
+
+        An error or an interrupt ends the stages that still run before it is passed on.
+        """
+        done: SimpleQueue[str] = SimpleQueue()
+        waiting = list(steps)
+        try:
+            while waiting or self.busy:
+                waiting = self._submit_ready(waiting, inputs, done.put)
+                stage = done.get()
+                del self.busy[stage]
+                inputs = inputs.with_result(stage, self.futures[stage].result().result)
+        except BaseException:
+            self.services.launcher.stop()
+            raise
+        return inputs
+
+    def _submit_ready(
+        self, waiting: Sequence[Step], inputs: Inputs, tell: Callable[[str], None]
+    ) -> list[Step]:
+        """Submit what can run now, in the pipeline's order; gives what is left."""
+        limit = self.services.settings.num_threads
+        left = list[Step]()
+        for step in waiting:
+            if not inputs.results.keys() >= set(step.after):
+                left.append(step)
+                continue
+            call = stage_call(self.recipe, step, inputs, self.run_id)
+            demand = min(call.num_ranks * call.threads_per_rank, limit)
+            if sum(self.busy.values()) + demand > limit:
+                left.append(step)
+                continue
+            self.busy[step.stage] = demand
+            self._submit(step, call, tell)
+        return left
+
+    def _submit(self, step: Step, call: StageCall, tell: Callable[[str], None]) -> None:
+        delays = self.services.settings.retry_delays_s
+        runnable = stage_task.with_options(
+            name=step.stage, retries=len(delays), retry_delay_seconds=list(delays)
+        )
+        work = StageWork(self.services.contract, call, self.listener)
+        before = [self.futures[name] for name in step.after]
+        future = runnable.submit(work, wait_for=before, return_state=False)
+        self.futures[step.stage] = future
+        future.add_done_callback(lambda _: tell(step.stage))
+
+
+class _PrefectLog:
+    """A listener for flows that nobody watches: lines in Prefect's log."""
+
+    def started(self, stage: str) -> Progress:
+        get_run_logger().info("%s: started", stage)
+        return NoProgress()
+
+    def reused(self, stage: str) -> None:
+        get_run_logger().info("%s: reused", stage)
+
+    def finished(self, stage: str, wall_s: float) -> None:
+        get_run_logger().info("%s: done in %.0f s", stage, wall_s)
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        get_run_logger().error("%s: failed: %s", stage, error)
+
+
+def _show_results(recipe: Recipe, inputs: Inputs) -> None:
+    """Put the run's metrics into Prefect's artifacts."""
+    rows: list[Mapping[str, Any]] = [
+        {"stage": stage, "metric": name, "value": round(value, 4)}
+        for stage, result in inputs.results.items()
+        for name, value in result_metrics(result)
+    ]
+    create_table_artifact(
+        table=[dict(row) for row in rows],
+        key=f"results-{recipe.name.replace('.', '-').replace('_', '-')}",
+        description=f"Results of recipe {recipe.name}",
+    )

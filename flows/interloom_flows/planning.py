@@ -1,0 +1,211 @@
+"""What a run would do: which results it reuses, which stages it runs, and why.
+
+Walks the pipeline in order. A stage whose inputs are all there has a key; a published, whole result
+of that key is reused, and its outputs are the inputs of the next. A stage behind one that will run
+has no key yet.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from interloom.config.recipe import Recipe
+from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import ConfigError
+from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit
+from interloom.stages.contract import (
+    StageCall,
+    StageContract,
+    lookup,
+    read_result,
+    stage_key,
+    why_not,
+)
+from interloom.stages.result import StageResult
+from interloom_flows.pipeline import Inputs, Step, train_config
+
+_LONGEST_VALUE = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A published result that will be used again."""
+
+    call: StageCall
+    hit: StageHit
+    result: StageResult
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """What is known of one step before anything runs.
+
+    Attributes:
+        step: Which.
+        reuse: What it reuses; None if it will run.
+        why: Why it will run; empty if it will not.
+        estimate_s: Seconds that it took the last time in this recipe, if it ever ran.
+    """
+
+    step: Step
+    reuse: Reuse | None
+    why: str = ""
+    estimate_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe's steps, in order, and what is there for them already."""
+
+    recipe: Recipe
+    steps: tuple[PlannedStep, ...]
+    inputs: Inputs
+
+    @property
+    def reused(self) -> Mapping[str, Reuse]:
+        """The steps that will not run, by stage."""
+        return {
+            planned.step.stage: planned.reuse for planned in self.steps if planned.reuse is not None
+        }
+
+    @property
+    def to_run(self) -> tuple[PlannedStep, ...]:
+        """The steps that will run, in order."""
+        return tuple(planned for planned in self.steps if planned.reuse is None)
+
+
+def resolve(
+    contract: StageContract,
+    recipe: Recipe,
+    steps: Sequence[Step],
+    corpora: Mapping[str, ArtifactRef],
+) -> Plan:
+    """Look every step up in the catalog, in topological order. Writes nothing."""
+    inputs = Inputs(corpora=corpora)
+    planned = list[PlannedStep]()
+    for step in steps:
+        remade = [name for name in step.after if name not in inputs.results]
+        call = None if remade else stage_call(recipe, step, inputs)
+        reuse = None if call is None else _reuse(contract, call)
+        if reuse is not None:
+            planned.append(PlannedStep(step, reuse))
+            inputs = inputs.with_result(step.stage, reuse.result)
+            continue
+        before = contract.catalog.last_run(step.stage, recipe.name)
+        why = _why(contract, recipe, step, call, before) or f"follows {', '.join(remade)}"
+        planned.append(
+            PlannedStep(step, None, why, before.usage.wall_s or None if before else None)
+        )
+    return Plan(recipe, tuple(planned), inputs)
+
+
+def stage_call(
+    recipe: Recipe, step: Step, inputs: Inputs, parent_run_id: str | None = None
+) -> StageCall:
+    """The wish for a step's result, with ranks and threads as the recipe fixes them."""
+    request = step.request(recipe, inputs)
+    train = train_config(request)
+    return StageCall(
+        stage=step.stage,
+        request=request,
+        recipe=recipe.name,
+        parent_run_id=parent_run_id,
+        num_ranks=train.num_ranks if train else 1,
+        threads_per_rank=train.threads_per_rank if train else step.num_threads,
+    )
+
+
+def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
+    """The corpora that a recipe names, as ``name`` or ``name@version``.
+
+    Raises:
+        ConfigError: A version is no number.
+        MissingError: One is not in the catalog.
+    """
+    source = recipe.ingest.source
+    if source.kind == "starter":
+        return {}
+    names = {"speech": source.speech, "text": source.text, "dialogues": source.dialogues}
+    return {
+        field: dataset_named(catalog, name).ref for field, name in names.items() if name is not None
+    }
+
+
+def dataset_named(catalog: Catalog, name: str) -> DatasetVersion:
+    """The version that ``name`` or ``name@version`` stands for; the newest by default.
+
+    Raises:
+        ConfigError: The version is no number.
+        MissingError: There is no such name or version.
+    """
+    base, at, version = name.partition("@")
+    digits = version.removeprefix("v")
+    if at and not digits.isdecimal():
+        raise ConfigError(f"{name!r}: a version is a number, as in {base}@3, got {version!r}")
+    return catalog.dataset(base, int(digits) if at else None)
+
+
+def _reuse(contract: StageContract, call: StageCall) -> Reuse | None:
+    hit = lookup(contract, stage_key(contract, call))
+    if hit is None:
+        return None
+    return Reuse(call, hit, read_result(contract, call.stage, hit.result_json))
+
+
+def _why(
+    contract: StageContract,
+    recipe: Recipe,
+    step: Step,
+    call: StageCall | None,
+    before: RunRecord | None,
+) -> str:
+    """Why there is nothing to reuse; empty if nothing but an input is known to change."""
+    if before is None:
+        return "never ran in this recipe"
+    was: Mapping[str, Any] = json.loads(before.request_json)
+    if call is not None:
+        changes = list(request_changes(was, call.request.model_dump(mode="json"), step.section))
+        return "; ".join(changes) or why_not(contract, call)
+    now: dict[str, Any] = {"seed": recipe.seed}
+    if step.section is not None:
+        now["config"] = getattr(recipe, step.section).model_dump(mode="json")
+    return "; ".join(request_changes({key: was.get(key) for key in now}, now, step.section))
+
+
+def request_changes(
+    was: Mapping[str, Any], now: Mapping[str, Any], section: str | None
+) -> Iterator[str]:
+    """What differs between two requests of a stage, as a user would set it.
+
+    ``mixture.text.budget.share 0.3 -> 0.25`` for a setting, ``speech changed`` for an input.
+    """
+    for path, old, new in changes(was, now):
+        if path[0] == "config":
+            yield f"{'.'.join((section or 'config', *path[1:]))} {_shown(old)} -> {_shown(new)}"
+        elif _is_ref(old) or _is_ref(new):
+            yield f"{path[0]} changed"
+        else:
+            yield f"{'.'.join(path)} {_shown(old)} -> {_shown(new)}"
+
+
+def changes(
+    was: object, now: object, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object, object]]:
+    """The paths at which two JSON values differ, sorted, with both values."""
+    if was == now:
+        return
+    if isinstance(was, dict) and isinstance(now, dict) and not _is_ref(was):
+        for key in sorted(was.keys() | now.keys()):
+            yield from changes(was.get(key), now.get(key), (*path, str(key)))
+    else:
+        yield path, was, now
+
+
+def _is_ref(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"kind", "id"}
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value) if value is not None else "none"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -1,0 +1,111 @@
+"""What a run has to show: its stages, its numbers with intervals, its artifacts, its sounds."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import MissingError
+from interloom.ports.catalog import Catalog, RunRecord, RunState
+from interloom.ports.store import ArtifactStore
+from interloom.stages.result import StageResult
+
+LAST = "last"
+_SUFFIXES = ("/low", "/high", "/n")
+_KEPT = (".wav", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A result; bounds of its interval and the number of items where it has them."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num_items: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A pipeline's run.
+
+    Attributes:
+        run: Its record.
+        stages: The records of its stages, in order.
+        outputs: What they made or reused, by name.
+        numbers: The results of each stage, by stage.
+    """
+
+    run: RunRecord
+    stages: tuple[RunRecord, ...]
+    outputs: Mapping[str, ArtifactRef]
+    numbers: Mapping[str, tuple[Number, ...]]
+
+
+def result_metrics(result: StageResult) -> Iterator[tuple[str, float]]:
+    """The numbers of a result, without the points of its curves."""
+    return ((metric.name, metric.value) for metric in result.metrics if metric.step is None)
+
+
+def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
+    """One line a number: ``NAME/low``, ``NAME/high`` and ``NAME/n`` go with ``NAME``.
+
+    The value of a share may stand under ``NAME/accuracy``.
+    """
+    names = [name for name in values if not name.endswith(_SUFFIXES)]
+    return tuple(_number(name, values) for name in names)
+
+
+def find_run(catalog: Catalog, name: str) -> RunRecord:
+    """A pipeline's run: ``last``, a recipe's newest complete one, or an id or its beginning.
+
+    Raises:
+        MissingError: There is none.
+    """
+    complete = [run for run in catalog.runs() if run.state is RunState.COMPLETE]
+    named = [run for run in complete if name in {LAST, run.recipe}]
+    if named:
+        return named[0]
+    if name == LAST:
+        raise MissingError("no run is complete yet; start one with: interloom run starter")
+    return catalog.run(name)
+
+
+def summarise(catalog: Catalog, run: RunRecord) -> RunSummary:
+    """Everything that a pipeline's run has to show."""
+    stages = tuple(catalog.runs(parent_run_id=run.run_id))
+    outputs = dict[str, ArtifactRef]()
+    numbers = dict[str, tuple[Number, ...]]()
+    for stage in stages:
+        if stage.state is not RunState.COMPLETE:
+            continue
+        hit = catalog.find(stage.stage_key or "")
+        outputs |= hit.outputs if hit else {}
+        metrics = catalog.metrics(stage.run_id)
+        values = {metric.name: metric.value for metric in metrics if metric.step is None}
+        numbers[stage.job] = fold_intervals(values)
+    return RunSummary(run, stages, outputs, numbers)
+
+
+def save_sounds(store: ArtifactStore, evaluation: ArtifactRef, folder: Path) -> tuple[Path, ...]:
+    """Copy an evaluation's WAV files and reports where a person finds them.
+
+    Returns:
+        The WAV files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = list[Path]()
+    for shard in store.manifest(evaluation).shards:
+        if shard.path.endswith(_KEPT):
+            target = folder / Path(shard.path).name
+            shutil.copyfile(store.local_path(shard), target)
+            saved.append(target)
+    return tuple(path for path in saved if path.suffix == ".wav")
+
+
+def _number(name: str, values: Mapping[str, float]) -> Number:
+    base = name.removesuffix("/accuracy")
+    low, high, count = (values.get(f"{name}{end}", values.get(f"{base}{end}")) for end in _SUFFIXES)
+    return Number(name, values[name], low, high, None if count is None else int(count))
