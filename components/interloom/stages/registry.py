@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, get_type_hints
 
 from interloom.core.errors import ConfigError
 from interloom.stages.result import StageRequest, StageResult
@@ -62,18 +61,14 @@ def load_stage(name: str, registry: Mapping[str, str] = STAGES) -> StageDefiniti
         raise ConfigError(f"there is no stage {name!r}; the stages are {', '.join(registry)}")
     module = importlib.import_module(registry[name])
     function: Callable[..., StageResult] = getattr(module, name)
-    hints = get_type_hints(function)
-    parameters = list(inspect.signature(function).parameters.values())
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
     ports = frozenset(parameter.name for parameter in parameters[1:])
     if not ports <= PORTS:
         raise ConfigError(
             f"stage {name!r} asks for {', '.join(sorted(ports - PORTS))}; "
             f"a stage can have {', '.join(sorted(PORTS))}"
         )
-    request, result = _model(hints, parameters[0].name), _model(hints, "return")
+    # Annotations as they stand: those of ports may name types that only a checker imports.
+    request, result = parameters[0].annotation, signature.return_annotation
     return StageDefinition(name, registry[name], function, request, result, ports)
-
-
-def _model(hints: Mapping[str, Any], name: str) -> Any:
-    """The annotated request or result class."""
-    return hints[name]
