@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from interloom.text_to_token.spans import SpanRequest, SpanResult
+
 WORDS = ["ab", "bad", "cab", "dab", "face", "fade", "bead", "cafe", "deaf", "decade"]
 CODEBOOK_SIZE = 32
 
@@ -78,3 +80,27 @@ def document_row(index: int, *, num_words: int, may_interleave: bool = True) -> 
         "may_interleave": may_interleave,
         "facts": [],
     }
+
+
+class ToySpeaker:
+    """Speaks the toy language without a model; a text that holds ``unspeakable`` is refused.
+
+    Attributes:
+        asked: Ids of all spans so far.
+    """
+
+    def __init__(self, *, unspeakable: str | None = None) -> None:
+        self.asked: list[str] = []
+        self._unspeakable = unspeakable
+
+    def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
+        """One result a span, in order."""
+        self.asked += [span.span_id for span in spans]
+        return [self._speak(span) for span in spans]
+
+    def _speak(self, span: SpanRequest) -> SpanResult:
+        """All codes of a text, or a refusal."""
+        if self._unspeakable is not None and self._unspeakable in span.text:
+            return SpanResult(span.span_id, np.zeros(0, np.int32), reason="no end", attempts=3)
+        codes = np.array(speak(span.text), np.int32)
+        return SpanResult(span.span_id, codes, reason="", attempts=1)
