@@ -1,18 +1,29 @@
 """Train the language model on packed rows."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interloom.config.language_model import PretrainConfig
-from interloom.core.artifacts import ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.errors import ConfigError
+from interloom.ports.catalog import Metric
+from interloom.ports.engine import EngineBuilder
+from interloom.ports.store import ArtifactStore
+from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
+
+if TYPE_CHECKING:
+    from interloom.language_model.model import Transformer
+    from interloom.mixture.rows import StoredRows
+    from interloom.training.loop import Trained
+    from interloom.vocabulary.layout import VocabularyLayout
 
 
 class PretrainRequest(StageRequest):
     """The rows, the model's shape and how it is trained."""
 
-    config: PretrainConfig
-    seed: int
     rows: ArtifactRef
+    config: PretrainConfig = PretrainConfig()
+    seed: int = 0
     version: Literal[1] = 1
 
 
@@ -20,3 +31,109 @@ class PretrainResult(StageResult):
     """The language model."""
 
     model: ArtifactRef
+
+
+def pretrain(
+    request: PretrainRequest, *, store: ArtifactStore, work: Workspace, engine: EngineBuilder
+) -> PretrainResult:
+    """Train from random weights; every rank of a multi-rank run calls this and gets the same.
+
+    Curves: ``train/loss``, ``train/loss/text``, ``train/loss/speech``, ``train/loss/marker`` and
+    ``train/loss/source/NAME``. Results: ``language_model/...``.
+
+    Raises:
+        ConfigError: Rows are longer than the model takes.
+        DataError: The loss stopped being finite.
+    """
+    from interloom.language_model.task import LanguageModelTask
+    from interloom.mixture.rows import load_rows
+    from interloom.training.loop import train
+    from interloom.training.ranks import commit_once
+    from interloom.vocabulary.layout import VocabularyLayout
+
+    config = request.config
+    rows = load_rows(store, request.rows)
+    if rows.row_length > config.model.max_length:
+        raise ConfigError(
+            f"rows have {rows.row_length} tokens, the model takes {config.model.max_length}; raise "
+            "model.max_length or lower the mixture's row_length"
+        )
+    layout = VocabularyLayout.from_dict(dict(store.manifest(request.rows).facts["layout"]))
+    task = LanguageModelTask(
+        _model(request, layout),
+        rows,
+        layout,
+        rows_per_batch=config.rows_per_batch,
+        batches_per_step=config.train.gradient_accumulation * config.train.num_ranks,
+        seed=request.seed,
+    )
+    trained = train(task, config.train, engine=engine, work=work, seed=request.seed)
+    metrics = _metrics(request, rows, layout, trained)
+    model = commit_once(
+        ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
+    )
+    return PretrainResult(model=model, metrics=metrics + trained.curves)
+
+
+def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "Transformer":
+    """The model with weights drawn from the seed."""
+    import torch
+
+    from interloom.language_model.model import Transformer
+
+    model = Transformer(
+        request.config.model,
+        layout.size,
+        has_activation_checkpointing=request.config.has_activation_checkpointing,
+        loss_chunk_tokens=request.config.loss_chunk_tokens,
+    )
+    model.initialise(torch.Generator().manual_seed(request.seed))
+    return model
+
+
+def _metrics(
+    request: PretrainRequest, rows: "StoredRows", layout: "VocabularyLayout", trained: "Trained"
+) -> tuple[Metric, ...]:
+    """What the run came to: the last point of each loss, and how much was seen."""
+    config = request.config
+    num_rows = config.train.num_steps * config.rows_per_step
+    last = {point.name: point.value for point in trained.curves if "loss" in point.name}
+    numbers = {
+        "parameters": float(config.model.num_parameters(layout.size)),
+        "positions_seen": float(num_rows * rows.row_length),
+        "epochs": num_rows / rows.num_rows,
+    }
+    numbers |= {name.removeprefix("train/"): value for name, value in last.items()}
+    return tuple(Metric(f"language_model/{name}", value) for name, value in numbers.items())
+
+
+def _store(
+    request: PretrainRequest,
+    store: ArtifactStore,
+    layout: "VocabularyLayout",
+    trained: "Trained",
+    metrics: tuple[Metric, ...],
+) -> ArtifactRef:
+    """Commit weights, config and card."""
+    from interloom.language_model.storing import ModelCard, StoredModel, store_language_model
+
+    card = ModelCard(
+        title="Speech-text language model",
+        purpose="Continues sequences of text and speech tokens; pre-trained from random weights.",
+        numbers={metric.name: metric.value for metric in metrics},
+    )
+    return store_language_model(
+        store,
+        StoredModel(
+            weights=trained.weights,
+            config=request.config.model,
+            layout=layout,
+            card=card,
+            parents=(request.rows,),
+            licences=store.manifest(request.rows).licences,
+            facts={
+                "precision": request.config.train.precision,
+                "seed": request.seed,
+            },
+        ),
+    )

@@ -1,0 +1,54 @@
+"""Small packed rows with something to learn, for tests of training."""
+
+from pathlib import Path
+
+import numpy as np
+
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.mixture.examples import Example
+from interloom.mixture.plan import draw_documents
+from interloom.mixture.writing import CutRule, spool, write_rows
+from interloom.ports.store import ArtifactStore
+from interloom.vocabulary.layout import Marker, VocabularyLayout
+
+LAYOUT = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
+
+
+def counting_examples(num_documents: int, *, is_speech: bool) -> list[Example]:
+    """Documents that count up by a step of their own, modulo 20 in text and 16 in speech."""
+    examples = []
+    for number in range(num_documents):
+        length = 6 + number * 5 % 17
+        values = (number + np.arange(length) * (1 + number % 3)).astype(np.int32)
+        ids = LAYOUT.wrap_audio(values % 16) if is_speech else values % 20
+        examples.append(Example.after(f"{number}", ids, 1, "CC0-1.0"))
+    return examples
+
+
+def store_counting_rows(
+    store: ArtifactStore, folder: Path, *, num_documents: int = 60, row_length: int = 48
+) -> ArtifactRef:
+    """An artifact of packed rows of counting in text and in speech."""
+    rule = CutRule(
+        row_length,
+        LAYOUT.marker(Marker.AUDIO_BEGIN),
+        LAYOUT.marker(Marker.AUDIO_END),
+        refuses_unfit=True,
+    )
+    sources = {
+        name: spool(
+            name, counting_examples(num_documents, is_speech=name == "speech"), rule, folder
+        )
+        for name in ("text", "speech")
+    }
+    draws = draw_documents(
+        {name: held.num_tokens for name, held in sources.items()},
+        {name: held.lengths_D for name, held in sources.items()},
+        seed=1,
+    )
+    with store.draft(ArtifactKind.PACKED_ROWS) as draft:
+        write_rows(draft, sources, draws, row_length=row_length, layout=LAYOUT)
+        return draft.commit(
+            licences=["CC0-1.0"],
+            facts={"layout": LAYOUT.to_dict(), "vocabulary": LAYOUT.digest},
+        )

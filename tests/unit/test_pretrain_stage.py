@@ -1,0 +1,239 @@
+"""The pretrain stage: learning, curves, exact resume, and two ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from interloom.adapters.deepspeed_engine import build_deepspeed_engine
+from interloom.adapters.folder_store import FolderStore
+from interloom.config.language_model import LanguageModelConfig, PretrainConfig
+from interloom.config.training import TrainConfig
+from interloom.core.artifacts import ArtifactKind
+from interloom.core.errors import ConfigError
+from interloom.language_model.model import Transformer
+from interloom.language_model.runtime import load_language_model
+from interloom.language_model.task import LanguageModelTask
+from interloom.mixture.rows import load_rows
+from interloom.ports.engine import EngineBuilder
+from interloom.ports.workspace import Workspace
+from interloom.stages.pretrain import PretrainRequest, PretrainResult, pretrain
+from interloom.testing.engine import PlainEngine
+from interloom.testing.rows import LAYOUT, store_counting_rows
+from interloom.testing.store import MemoryStore
+from interloom.training.loop import train
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "pretrain_losses.json"
+MODEL = LanguageModelConfig(
+    hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, ffn_size=32, init_std=0.1
+)
+
+
+def _config(rows_per_batch: int = 4, **train_changes: Any) -> PretrainConfig:
+    settings = {"num_steps": 20, "learning_rate": 0.01, "log_every_steps": 1, "warmup_steps": 2}
+    return PretrainConfig(
+        model=MODEL,
+        train=TrainConfig.model_validate(settings | train_changes),
+        rows_per_batch=rows_per_batch,
+    )
+
+
+def _pretrain(
+    store: MemoryStore,
+    folder: Path,
+    config: PretrainConfig,
+    engine: EngineBuilder = PlainEngine,
+) -> PretrainResult:
+    folder.mkdir(exist_ok=True)
+    request = PretrainRequest(rows=store_counting_rows(store, folder), config=config, seed=5)
+    return pretrain(request, store=store, work=Workspace(folder), engine=engine)
+
+
+def _curve(result: PretrainResult, name: str = "train/loss") -> list[float]:
+    return [point.value for point in result.metrics if point.name == name]
+
+
+def test_twenty_steps_give_the_losses_they_always_gave(tmp_path: Path) -> None:
+    losses = _curve(_pretrain(MemoryStore(), tmp_path, _config()))
+
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text()), abs=1e-6)
+
+
+def test_the_model_learns_and_tells_it_by_modality_and_source(tmp_path: Path) -> None:
+    result = _pretrain(MemoryStore(), tmp_path, _config(num_steps=60))
+
+    for name in ("text", "speech", "source/text", "source/speech"):
+        curve = _curve(result, f"train/loss/{name}")
+        assert curve[-1] < 0.8 * curve[0], name
+    assert result.metric("language_model/loss/text") == _curve(result, "train/loss/text")[-1]
+
+
+def test_the_stored_model_scores_what_it_learnt_above_noise(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    model = load_language_model(store, _pretrain(store, tmp_path, _config(num_steps=60)).model)
+    counting, noise = np.arange(10, dtype=np.int32), np.array([3, 17, 4, 11, 0, 9], np.int32)
+    good, bad = model.log_likelihoods([counting, noise])
+
+    assert model.layout == LAYOUT
+    assert good.mean() > bad.mean() + 0.5
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, build_deepspeed_engine], ids=["plain", "ds"])
+def test_a_killed_pretraining_goes_on_as_if_never_stopped(
+    engine: EngineBuilder, tmp_path: Path
+) -> None:
+    config = _config(num_steps=10, checkpoint_every_steps=4, log_every_steps=3)
+    whole = _pretrain(MemoryStore(), tmp_path / "a", config, engine)
+
+    def dying(module: nn.Module, train_config: TrainConfig) -> Any:
+        built = engine(module, train_config)
+        steps = iter(range(6))
+        step = built.step
+
+        def until_killed(learning_rate: float) -> float:
+            next(steps)
+            return step(learning_rate)
+
+        built.step = until_killed  # type: ignore[method-assign]
+        return built
+
+    with pytest.raises(StopIteration):
+        _pretrain(MemoryStore(), tmp_path / "b", config, dying)
+    assert (tmp_path / "b" / "checkpoints" / "step-00000004" / "whole.json").is_file()
+    resumed = _pretrain(MemoryStore(), tmp_path / "b", config, engine)
+
+    assert resumed == whole
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_deepspeed_gives_the_losses_of_plain_torch(zero_stage: int, tmp_path: Path) -> None:
+    plain = _pretrain(MemoryStore(), tmp_path / "a", _config(num_steps=6))
+
+    config = _config(num_steps=6, zero_stage=zero_stage)
+    ours = _pretrain(MemoryStore(), tmp_path / "b", config, build_deepspeed_engine)
+
+    assert _curve(ours) == pytest.approx(_curve(plain), rel=1e-4)
+
+
+def test_splitting_a_step_into_micro_batches_changes_no_loss(tmp_path: Path) -> None:
+    whole = _pretrain(MemoryStore(), tmp_path / "a", _config(rows_per_batch=4, num_steps=6))
+
+    config = _config(rows_per_batch=1, num_steps=6, gradient_accumulation=4)
+    split = _pretrain(MemoryStore(), tmp_path / "b", config)
+
+    assert _curve(split) == pytest.approx(_curve(whole), rel=1e-4)
+
+
+def test_rows_longer_than_the_model_are_refused(tmp_path: Path) -> None:
+    small = MODEL.model_copy(update={"max_length": 32})
+
+    with pytest.raises(ConfigError, match="rows have 48 tokens, the model takes 32"):
+        _pretrain(MemoryStore(), tmp_path, _config().model_copy(update={"model": small}))
+
+
+def test_the_artifact_holds_weights_config_and_card(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    manifest = store.manifest(_pretrain(store, tmp_path, _config(num_steps=3)).model)
+
+    assert [shard.path for shard in manifest.shards] == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert manifest.kind is ArtifactKind.LANGUAGE_MODEL
+    assert manifest.facts["vocabulary"] == LAYOUT.digest
+    assert manifest.count("parameters") == MODEL.num_parameters(LAYOUT.size)
+    card = store.local_path(manifest.shard("README.md")).read_text()
+    assert "Licences of the training data: CC0-1.0." in card
+
+
+class _RecordingTask(LanguageModelTask):
+    """Keeps the indices it was asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[int] = []
+
+    def loss(self, module: nn.Module, index: int) -> Any:
+        self.seen.append(index)
+        return super().loss(module, index)
+
+
+def test_a_resumed_run_asks_for_the_batches_that_are_left(tmp_path: Path) -> None:
+    store = MemoryStore()
+    rows = load_rows(store, store_counting_rows(store, tmp_path))
+
+    def task() -> _RecordingTask:
+        model = Transformer(MODEL, LAYOUT.size)
+        model.initialise(torch.Generator().manual_seed(0))
+        return _RecordingTask(model, rows, LAYOUT, rows_per_batch=2, batches_per_step=2, seed=1)
+
+    config = _config(num_steps=4, gradient_accumulation=2, checkpoint_every_steps=2).train
+    first, second = task(), task()
+    train(first, config, engine=PlainEngine, work=Workspace(tmp_path), seed=1)
+    train(second, config, engine=PlainEngine, work=Workspace(tmp_path), seed=1)
+
+    assert first.seen == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert second.seen == [4, 5, 6, 7]
+
+
+_RANK = """
+import sys
+from pathlib import Path
+import torch
+from interloom.adapters.deepspeed_engine import build_deepspeed_engine
+from interloom.adapters.folder_store import FolderStore
+from interloom.ports.workspace import Workspace
+from interloom.stages.pretrain import PretrainRequest, pretrain
+
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+request = PretrainRequest.model_validate_json((folder / "request.json").read_bytes())
+result = pretrain(
+    request,
+    store=FolderStore(folder / "store"),
+    work=Workspace(folder),
+    engine=build_deepspeed_engine,
+)
+rank = torch.distributed.get_rank()
+(folder / f"result-{rank}.json").write_text(result.model_dump_json())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_two_ranks_see_the_same_rows_and_give_the_same_losses(
+    zero_stage: int, tmp_path: Path
+) -> None:
+    alone = _pretrain(MemoryStore(), tmp_path / "alone", _config(num_steps=8))
+    store = FolderStore(tmp_path / "store")
+    config = _config(rows_per_batch=2, num_steps=8, num_ranks=2, zero_stage=zero_stage)
+    request = PretrainRequest(rows=store_counting_rows(store, tmp_path), config=config, seed=5)
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    (tmp_path / "rank.py").write_text(_RANK)
+
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(str(tmp_path / "rank.py"), str(tmp_path)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+    results = [
+        PretrainResult.model_validate_json((tmp_path / f"result-{rank}.json").read_text())
+        for rank in (0, 1)
+    ]
+    assert results[0] == results[1]
+    assert _curve(results[0]) == pytest.approx(_curve(alone), rel=1e-4)
+    assert load_language_model(store, results[0].model).layout == LAYOUT
