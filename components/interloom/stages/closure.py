@@ -114,7 +114,6 @@ def _root(top: str) -> Path:
     return origin.parent if origin.name == "__init__.py" else origin
 
 
-@cache
 def _path(name: str) -> Path | None:
     """The file of one of our modules; None if ``name`` is not a module."""
     top, *inner = name.split(".")

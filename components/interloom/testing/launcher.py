@@ -37,3 +37,6 @@ class InlineLauncher:
         result = definition.function(request, **{name: ports[name] for name in definition.ports})
         result_json = canonical_json(result.model_dump(mode="json")).decode()
         return JobReport(result_json, wall_s=0.0, cpu_s=0.0, peak_rss_bytes=0)
+
+    def stop(self) -> None:
+        """Nothing runs beside the caller."""
