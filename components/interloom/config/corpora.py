@@ -73,7 +73,25 @@ class TextLimits(Frozen):
         min_characters: Shorter documents are refused.
         max_characters: Plain text is cut between paragraphs into documents of at most this;
             longer rows of JSONL and Parquet, and longer single paragraphs, are refused.
+        max_row_bytes: Longer lines of JSONL are refused without being read.
     """
 
     min_characters: PositiveInt = 1
     max_characters: PositiveInt = 20_000
+    max_row_bytes: PositiveInt = 8_000_000
+
+
+class TakeIn(Frozen):
+    """How a corpus of one's own is taken in.
+
+    Attributes:
+        name: Of the data set; the ``source`` of each row.
+        licence: SPDX tag for rows that name none.
+        speech: Limits of recordings.
+        text: Limits of documents.
+    """
+
+    name: str
+    licence: str = "LicenseRef-unknown"
+    speech: SpeechLimits = SpeechLimits()
+    text: TextLimits = TextLimits()

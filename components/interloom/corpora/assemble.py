@@ -91,7 +91,7 @@ def assemble_catalog(
 
     Raises:
         ConfigError: The source names a corpus that the request does not hold.
-        DataError: A corpus has no row for training.
+        DataError: A corpus has no row for training, or none that is held out.
     """
     speech, text = _needed(inputs, "speech"), _needed(inputs, "text")
     spoken_dialogues = inputs["dialogues"]
@@ -107,14 +107,14 @@ def assemble_catalog(
         ),
         "text": _resplit(store, splits, text, "documents"),
     }
+    for name, ref in made.items():
+        _check_splits(store, ref, name)
     made["dialogues"] = (
         _resplit(store, splits, spoken_dialogues, "dialogues")
         if spoken_dialogues is not None
         else _derived_dialogues(store, made["text"], source)
     )
     made["tasks"] = _derived_tasks(store, made, source, seed=seed)
-    for name in ("speech", "text"):
-        _check_trainable(store, made[name], name)
     return with_text_tokenizer(store, made, vocab_size=config.text_vocab_size)
 
 
@@ -236,12 +236,18 @@ def _needed(inputs: Mapping[str, ArtifactRef | None], name: str) -> ArtifactRef:
     return ref
 
 
-def _check_trainable(store: ArtifactStore, ref: ArtifactRef, name: str) -> None:
-    """Refuse a corpus without rows for training.
+def _check_splits(store: ArtifactStore, ref: ArtifactRef, name: str) -> None:
+    """Refuse a corpus that has nothing to train on, or nothing to measure on.
 
     Raises:
-        DataError: It has none.
+        DataError: It lacks one of the splits.
     """
     table = "utterances" if name == "speech" else "documents"
-    if not store.manifest(ref).shards_under(f"{table}/train-"):
-        raise DataError(f"the {name} corpus {ref} has no row for training; next: ingest more rows")
+    manifest = store.manifest(ref)
+    for split in ("train", "heldout"):
+        shards = manifest.shards_under(f"{table}/{split}-")
+        if not sum(shard.counts.get("rows", 0) for shard in shards):
+            raise DataError(
+                f"the {name} corpus has no row in the split {split!r} (it has "
+                f"{manifest.count('rows')} in all); next: ingest more rows, or change heldout_share"
+            )

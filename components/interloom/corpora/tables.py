@@ -126,7 +126,8 @@ def write_table(
 ) -> int:
     """Write rows to ``NAME/SPLIT-NNNNN.parquet`` shards in bounded memory.
 
-    The rows of each split keep their order. The bytes depend on the rows alone.
+    The rows of each split keep their order. The bytes depend on the rows alone. Without rows there
+    is one shard without rows.
 
     Returns:
         The number of rows written.
@@ -145,6 +146,8 @@ def write_table(
         total += 1
         if len(pending[row["split"]]) == rows_per_shard:
             flush(row["split"])
+    if not total:
+        pending["train"] = []
     for split in sorted(pending):
         flush(split)
     return total

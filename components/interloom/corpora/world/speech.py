@@ -1,12 +1,12 @@
 """The recordings of the world."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from queue import SimpleQueue
 
 from interloom.audio.files import SAMPLE_RATE_HZ, encode_flac
+from interloom.corpora.ordered import in_order
 from interloom.corpora.world.documents import LICENCE, SOURCE, Row, World
 from interloom.corpora.world.scripts import Script, scripts
 from interloom.corpora.world.voices import Espeak
@@ -24,25 +24,22 @@ def utterances(world: World, seconds: int, progress: Progress) -> Iterator[Row]:
     """
     limit, done = seconds * SAMPLE_RATE_HZ, 0
     free: SimpleQueue[Espeak] = SimpleQueue()
-    todo = enumerate(scripts(world))
-    running: deque[Future[Row]] = deque()
     with ExitStack() as stack:
         for _ in range(_THREADS):
             free.put(stack.enter_context(closing(Espeak())))
-        pool = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        speak = partial(_speak, free)
+        rows = in_order(speak, enumerate(scripts(world)), num_threads=_THREADS, ahead=_AHEAD)
+        stack.enter_context(closing(rows))
         while done < limit:
-            while len(running) < _AHEAD:
-                running.append(pool.submit(_speak, *next(todo), free))
-            row = running.popleft().result()
+            row = next(rows)
             done += row["num_samples"]
             progress.update(min(done, limit) // SAMPLE_RATE_HZ, seconds, "seconds of speech")
             yield row
-        for future in running:
-            future.cancel()
 
 
-def _speak(index: int, script: Script, free: SimpleQueue[Espeak]) -> Row:
+def _speak(free: SimpleQueue[Espeak], numbered: tuple[int, Script]) -> Row:
     """One row of ``utterances``, with a voice that is free."""
+    index, script = numbered
     espeak = free.get()
     try:
         spoken = espeak.say(script.text, script.voice)
