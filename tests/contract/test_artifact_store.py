@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from interloom.adapters.folder_store import FolderStore
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, tree_md5
-from interloom.core.errors import ConfigError, DataError, MissingError
+from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
 from interloom.ports.store import ArtifactStore
 from interloom.testing.store import MemoryStore, temporary
 
@@ -200,6 +200,27 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         FolderStore(tmp_path / "file").draft(KIND),
     ):
         pass
+
+
+def test_a_full_disk_says_so(tmp_path: Path) -> None:
+    def fill() -> None:
+        with FolderStore(tmp_path).draft(KIND) as draft, draft.shard("a") as shard:
+            shard.path.symlink_to("/dev/full")
+            shard.path.write_bytes(b"1")
+
+    with pytest.raises(TransientError, match="has no space left; free some and run again"):
+        fill()
+
+    assert not any((tmp_path / "staging").iterdir())
+
+
+def test_a_link_is_not_taken_for_a_shard(tmp_path: Path) -> None:
+    with (
+        FolderStore(tmp_path).draft(KIND) as draft,
+        pytest.raises(DataError, match="was not written"),
+        draft.shard("a") as shard,
+    ):
+        shard.path.symlink_to("/etc/hostname")
 
 
 def test_sweeping_removes_what_the_dead_left_and_spares_the_living(tmp_path: Path) -> None:

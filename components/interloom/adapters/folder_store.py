@@ -237,7 +237,7 @@ class _FolderDraft:
         folder.mkdir()
         draft = _FolderShard(folder / Path(path).name)
         yield draft
-        if not draft.path.is_file():
+        if not draft.path.is_file() or draft.path.is_symlink():
             raise DataError(f"shard {path!r} was opened, but {draft.path.name} was not written")
         sha256, md5, num_bytes = _digests_and_sync(draft.path)
         self._files[draft.path] = Shard(path, sha256, md5, num_bytes, draft.counts)
