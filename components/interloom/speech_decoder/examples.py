@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interloom.audio.files import read_audio
+from interloom.audio.files import read_audio, to_pcm16
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.tables import Split, read_table
 from interloom.ports.store import ArtifactStore
 from interloom.speech_decoder.model import EDGE_TOKENS, SAMPLE_RATE_HZ
 
-_FULL_SCALE = 32767.0
+_FULL_SCALE = 32768.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,9 @@ class SpeechBank:
         for row in range(num_crops):
             index = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
             length = len(self._codes[index])
-            slack = max(0, length - num_tokens) + EDGE_TOKENS
-            start = int(rng.integers(min(0, length - num_tokens) - EDGE_TOKENS, slack + 1))
+            edge = min(EDGE_TOKENS, length - 1, num_tokens - 1)  # some of it is always inside
+            slack = length - num_tokens
+            start = int(rng.integers(min(0, slack) - edge, max(0, slack) + edge + 1))
             first, last = max(0, start), min(length, start + num_tokens)
             base = int(self._ends[index]) - length
             crops.codes[row, first - start : last - start] = self._codes[index][first:last]
@@ -162,7 +163,7 @@ def build_bank(
     with path.open("wb") as file:
         for utterance in utterances:
             kept.append((utterance.speaker, utterance.codes))
-            file.write((utterance.waveform * _FULL_SCALE).round().astype("<i2").tobytes())
+            file.write(to_pcm16(utterance.waveform).astype("<i2").tobytes())
             written += len(utterance.waveform)
             if budget is not None and written >= budget:
                 break
