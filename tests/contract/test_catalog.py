@@ -218,6 +218,23 @@ def test_the_run_of_a_dead_runner_is_closed_by_the_next(catalog: SqlCatalog) -> 
     assert catalog.run(alive).state is RunState.RUNNING
 
 
+def test_runs_of_the_dead_are_closed_and_those_of_the_living_are_not(catalog: SqlCatalog) -> None:
+    pipelines = {name: new_run_id() for name in ("dead", "alive")}
+    stages = {name: new_run_id() for name in ("dead", "alive")}
+    take(catalog, KEY)
+    for name, key in (("dead", OTHER), ("alive", KEY)):
+        catalog.start_run(RunStart(pipelines[name], "pipeline", "tiny"))
+        catalog.start_run(RunStart(stages[name], "mix", "tiny", pipelines[name], key))
+
+    young = catalog.close_dead_runs(ttl_s=60, grace_s=3600)
+    old = catalog.close_dead_runs(ttl_s=60, grace_s=-1)
+
+    assert (young, old) == (1, 1)
+    for runs in (pipelines, stages):
+        assert catalog.run(runs["dead"]).state is RunState.ABORTED
+        assert catalog.run(runs["alive"]).state is RunState.RUNNING
+
+
 def test_runs_show_pipelines_and_their_stages(catalog: SqlCatalog) -> None:
     first, second = new_run_id(), new_run_id()
     catalog.start_run(RunStart(first, "pipeline", "tiny"))

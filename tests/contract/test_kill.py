@@ -71,8 +71,6 @@ def finish(home: Path) -> ArtifactRef:
     outcome = execute_stage(contract, CALL)
     assert_all_or_nothing(contract, key)
     contract.store.verify(outcome.result.outputs()["corpus"], every_byte=True)
-    assert isinstance(contract.store, FolderStore)
-    contract.store.sweep(grace_s=0)
     sweep(contract, grace_s=0)
     assert list((home / "store" / "staging").iterdir()) == []
     assert not (home / "work").exists() or list((home / "work").iterdir()) == []

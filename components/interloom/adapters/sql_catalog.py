@@ -223,6 +223,19 @@ class SqlCatalog:
         with self._transaction() as connection:
             _end_run(connection, run_id, state, error, _now())
 
+    def close_dead_runs(self, *, ttl_s: float, grace_s: float) -> int:
+        """End as aborted the runs that nobody executes any more."""
+        with self._transaction() as connection:
+            now_s = _now_s(connection)
+            heard_before = _iso(now_s - grace_s)
+            dead = [
+                *connection.execute(_unleased_runs(now_s - ttl_s)).scalars(),
+                *connection.execute(_silent_pipelines(heard_before)).scalars(),
+            ]
+            for run_id in dead:
+                _end_run(connection, run_id, RunState.ABORTED, "its runner died", _now())
+        return len(dead)
+
     def publish_dataset(self, name: str, manifest: Manifest, run_id: str) -> DatasetVersion:
         """Publish an artifact under a name; the same content keeps its version."""
         now = _now()
@@ -273,11 +286,11 @@ class SqlCatalog:
             return [_run_record(row) for row in connection.execute(wanted).mappings()]
 
     def last_run(self, job: str, recipe: str) -> RunRecord | None:
-        """The newest complete run of a stage in a recipe."""
+        """The newest run of a recipe that completed a stage and did not reuse a result."""
         wanted = (
             _runs()
             .where(t.job.c.name == job, t.run.c.recipe == recipe)
-            .where(t.run.c.state == RunState.COMPLETE.value)
+            .where(t.run.c.state == RunState.COMPLETE.value, t.run.c.origin_run_id.is_(None))
             .order_by(t.run.c.id.desc())
             .limit(1)
         )
@@ -482,6 +495,10 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def _now_s(connection: Connection) -> float:
     """The database's clock, which all runners share; on SQLite that of this machine."""
     if connection.dialect.name == "sqlite":
@@ -583,6 +600,39 @@ def _close_dead_runs(connection: Connection, stage_key: str) -> None:
     )
     for run_id in connection.execute(running).scalars().all():
         _end_run(connection, run_id, RunState.ABORTED, "its runner died", _now())
+
+
+def _unleased_runs(fresh_s: float) -> sa.Select[Any]:
+    """Running stages without a lease whose heartbeat is later than ``fresh_s``."""
+    is_leased = (
+        select(t.lease.c.stage_key)
+        .where(t.lease.c.stage_key == t.run.c.stage_key)
+        .where(t.lease.c.owner != "", t.lease.c.heartbeat_s > fresh_s)
+        .exists()
+    )
+    is_running = t.run.c.state == RunState.RUNNING.value
+    return select(t.run.c.id).where(is_running, t.run.c.stage_key.is_not(None), ~is_leased)
+
+
+def _silent_pipelines(heard_before: str) -> sa.Select[Any]:
+    """Running pipelines that started before a time, none of whose stages began or ended since."""
+    stage = t.run.alias()
+    was_heard = (
+        select(stage.c.id)
+        .where(stage.c.parent_run_id == t.run.c.id)
+        .where(
+            (stage.c.state == RunState.RUNNING.value)
+            | (stage.c.started_at >= heard_before)
+            | (stage.c.ended_at >= heard_before)
+        )
+        .exists()
+    )
+    return select(t.run.c.id).where(
+        t.run.c.state == RunState.RUNNING.value,
+        t.run.c.stage_key.is_(None),
+        t.run.c.started_at < heard_before,
+        ~was_heard,
+    )
 
 
 def _insert_artifact(connection: Connection, manifest: Manifest, run_id: str, now: str) -> None:

@@ -182,6 +182,16 @@ class Catalog(Protocol):
         """End a run that publishes nothing itself: a pipeline, or one that failed."""
         ...
 
+    def close_dead_runs(self, *, ttl_s: float, grace_s: float) -> int:
+        """End as aborted the runs that nobody executes any more; returns how many.
+
+        Args:
+            ttl_s: A stage's run is dead when its lease's owner was silent for so long.
+            grace_s: A pipeline's run is dead when none of its stages runs, and it was last heard of
+                so long ago.
+        """
+        ...
+
     def publish_dataset(self, name: str, manifest: Manifest, run_id: str) -> DatasetVersion:
         """Publish an artifact that no stage made, such as an ingested corpus, under a name."""
         ...
@@ -203,7 +213,7 @@ class Catalog(Protocol):
         ...
 
     def last_run(self, job: str, recipe: str) -> RunRecord | None:
-        """The newest complete run of a stage in a recipe: what a new request is compared with."""
+        """The newest run of a recipe that completed a stage and did not reuse a result."""
         ...
 
     def run(self, run_id: str) -> RunRecord:

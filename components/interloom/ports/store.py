@@ -83,3 +83,7 @@ class ArtifactStore(Protocol):
             DataError: Bytes differ from the manifest; names the shard.
         """
         ...
+
+    def sweep(self, *, grace_s: float) -> int:
+        """Remove drafts whose writer died and that are ``grace_s`` old; returns how many."""
+        ...

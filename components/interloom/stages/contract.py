@@ -193,20 +193,31 @@ def execute_stage(
 
 
 def sweep(contract: StageContract, *, grace_s: float) -> int:
-    """Remove workspaces of stages that nobody executes and that were left ``grace_s`` ago.
+    """Clean up after the dead: their workspaces and drafts are removed, their runs ended.
+
+    Args:
+        contract: The installation.
+        grace_s: What was touched after so many seconds ago is left alone.
 
     Returns:
-        How many were removed.
+        How many folders were removed.
     """
+    contract.catalog.close_dead_runs(ttl_s=contract.lease_ttl_s, grace_s=grace_s)
     leased = contract.catalog.leased(ttl_s=contract.lease_ttl_s)
-    removed = 0
+    removed = contract.store.sweep(grace_s=grace_s)
     for folder in contract.work_folder.glob("*"):
-        newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0.0)
-        age_s = time.time() - max(newest, folder.stat().st_mtime)
-        if folder.name not in leased and age_s >= grace_s:
+        if folder.name not in leased and time.time() - _touched_s(folder) >= grace_s:
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
+
+
+def _touched_s(folder: Path) -> float:
+    """When something in a folder was last written; now, if it changes while we look."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _execute(
