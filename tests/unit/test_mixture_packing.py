@@ -1,5 +1,8 @@
 """Cutting, packing and the order of rows."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,17 +44,16 @@ def test_every_piece_is_placed_once_and_none_overlap(lengths: list[int]) -> None
     assert places.sum() == sum(lengths)
 
 
-@given(st.lists(st.integers(1, 32), min_size=1, max_size=200))
-def test_best_fit_needs_no_more_rows_than_a_search_over_all_rows(lengths: list[int]) -> None:
-    free: list[int] = []
-    for length in sorted(lengths, reverse=True):
-        fitting = [index for index, left in enumerate(free) if left >= length]
-        if fitting:
-            free[min(fitting, key=lambda index: free[index])] -= length
-        else:
-            free.append(32 - length)
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "packing.py"
 
-    assert pack_best_fit(lengths, row_length=32).num_rows == len(free)
+
+@given(st.lists(st.integers(1, 32), min_size=1, max_size=200))
+def test_best_fit_needs_as_many_rows_as_the_benchmarks_search_over_all_rows(
+    lengths: list[int],
+) -> None:
+    search = runpy.run_path(str(BENCHMARK))["linear_best_fit"]
+
+    assert pack_best_fit(lengths, row_length=32).num_rows == search(lengths, 32)
 
 
 def test_many_documents_fill_the_rows() -> None:
