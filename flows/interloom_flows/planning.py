@@ -93,7 +93,7 @@ def resolve(
             inputs = inputs.with_result(step.stage, reuse.result)
             continue
         before = contract.catalog.last_run(step.stage, recipe.name)
-        why = _why(contract, recipe, step, call, before) or f"follows {', '.join(remade)}"
+        why = _why(contract, recipe, step, call, before) or _follows(remade, steps)
         planned.append(
             PlannedStep(step, None, why, before.usage.wall_s or None if before else None)
         )
@@ -151,6 +151,13 @@ def _reuse(contract: StageContract, call: StageCall) -> Reuse | None:
     if hit is None:
         return None
     return Reuse(call, hit, read_result(contract, call.stage, hit.result_json))
+
+
+def _follows(remade: Sequence[str], steps: Sequence[Step]) -> str:
+    """Which steps' new results it waits for, without those that the others imply."""
+    after = {step.stage: set(step.after) for step in steps}
+    implied = set[str]().union(*(after[name] for name in remade))
+    return f"follows {', '.join(name for name in remade if name not in implied)}"
 
 
 def _why(

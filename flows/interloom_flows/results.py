@@ -1,7 +1,7 @@
 """What a run has to show: its stages, its numbers with intervals, its artifacts, its sounds."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from interloom.ports.store import ArtifactStore
 from interloom.stages.result import StageResult
 
 LAST = "last"
+PIPELINES = frozenset({"pretraining", "mixture_rerun", "nightly_evaluation"})
+_SEARCHED = 1000
 _SUFFIXES = ("/low", "/high", "/n")
 _KEPT = (".wav", ".json")
 
@@ -58,18 +60,27 @@ def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
     return tuple(_number(name, values) for name in names)
 
 
-def find_run(catalog: Catalog, name: str) -> RunRecord:
+def find_run(catalog: Catalog, name: str, needed: Collection[str] = ()) -> RunRecord:
     """A pipeline's run: ``last``, a recipe's newest complete one, or an id or its beginning.
+
+    Args:
+        catalog: Knows them.
+        name: Which.
+        needed: Outputs that the run must have; one that is named by its id is not asked for them.
 
     Raises:
         MissingError: There is none.
     """
-    complete = [run for run in catalog.runs() if run.state is RunState.COMPLETE]
-    named = [run for run in complete if name in {LAST, run.recipe}]
-    if named:
-        return named[0]
-    if name == LAST:
-        raise MissingError("no run is complete yet; start one with: interloom run starter")
+    pipelines = [run for run in catalog.runs(limit=_SEARCHED) if run.job in PIPELINES]
+    named = [
+        run for run in pipelines if run.state is RunState.COMPLETE and name in {LAST, run.recipe}
+    ]
+    for run in named:
+        if not needed or summarise(catalog, run).outputs.keys() >= set(needed):
+            return run
+    if named or name == LAST:
+        wanted = f" that made {', '.join(sorted(needed))}" if needed else ""
+        raise MissingError(f"no run is complete yet{wanted}; start one with: interloom run starter")
     return catalog.run(name)
 
 

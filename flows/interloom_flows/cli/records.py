@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -159,6 +160,26 @@ def data_show(name: NameArgument) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+@data_app.command("export")
+def data_export(
+    name: NameArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder for NAME.dvc.")],
+) -> None:
+    """Write a .dvc file, so that dvc pull fetches the data without Interloom."""
+    from interloom.adapters.dvc_export import export_dvc
+    from interloom_flows.planning import dataset_named
+
+    with opened() as services:
+        version = dataset_named(services.catalog, name)
+        path = export_dvc(
+            services.store.manifest(version.ref),
+            version.name.replace("/", "-"),
+            to,
+            remote=services.settings.store_folder,
+        )
+    screen.out().print(f"{path}; fetch it: cd {to} && dvc pull", markup=False, soft_wrap=True)
 
 
 def _show_run(summary: "RunSummary") -> None:

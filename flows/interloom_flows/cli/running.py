@@ -1,5 +1,6 @@
 """``run``, ``plan`` and ``evaluate``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,12 @@ def run(
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Show what would run, and run nothing.")
     ] = False,
+    strict_data: Annotated[
+        bool,
+        typer.Option(
+            "--strict-data", help="Refuse to train on another starter corpus than data.dvc pins."
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe: every stage whose result is not there yet."""
     parameters = _parameters(recipe, set_, only)
@@ -41,7 +48,11 @@ def run(
         _show_plan(parameters)
         return
     with opened() as services:
+        if strict_data:
+            first = _run(services, parameters.model_copy(update={"only": "ingest"}))
+            _place_corpus(services, first, strict=True)
         summary = _run(services, parameters)
+        _place_corpus(services, summary, strict=strict_data)
         _show_results(summary)
         _show_sounds(services, summary)
     _show_next()
@@ -56,7 +67,7 @@ def evaluate(recipe: RecipeArgument = "starter", set_: SetOption = None) -> None
     """Bring a recipe's evaluation up to date and show all of its numbers."""
     with opened() as services:
         summary = _run(services, _parameters(recipe, set_, "evaluate"))
-        _show_results(summary, stages=("evaluate",))
+        _show_results(summary)
         _show_sounds(services, summary)
 
 
@@ -107,13 +118,26 @@ def _run(services: "Services", parameters: "PipelineParameters") -> "RunSummary"
     return summarise(services.catalog, services.catalog.run(run_id))
 
 
-def _show_results(summary: "RunSummary", stages: tuple[str, ...] = ()) -> None:
-    """The numbers, with intervals where they have them."""
+def _place_corpus(services: "Services", summary: "RunSummary", *, strict: bool) -> None:
+    """In the repository, put the starter corpus into data/ and compare it with its pin."""
+    from interloom.config.recipe import Recipe
+    from interloom.corpora.pinned import PIN, is_pinned_world, place_starter_corpus
+
+    recipe = Recipe.model_validate_json(summary.run.request_json)
+    here = Path.cwd()
+    if (here / PIN).is_file() and is_pinned_world(recipe.ingest, recipe.seed):
+        check = place_starter_corpus(services.store, summary.outputs, here, strict=strict)
+        if check.warning:
+            screen.say(f"warning: {check.warning}")
+
+
+def _show_results(summary: "RunSummary") -> None:
+    """The numbers of the evaluation, or of all stages where there is none."""
     shown = screen.table(
         f"Run {summary.run.run_id[:13]} of {summary.run.recipe}", "result", ">value", ">interval"
     )
     for stage, numbers in summary.numbers.items():
-        for number in numbers if not stages or stage in stages else ():
+        for number in numbers if stage == "evaluate" or "evaluate" not in summary.numbers else ():
             has_interval = number.low is not None and number.high is not None
             interval = f"{number.low:.3f} .. {number.high:.3f}" if has_interval else ""
             shown.add_row(number.name, f"{number.value:.4g}", interval)

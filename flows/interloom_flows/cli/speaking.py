@@ -10,7 +10,7 @@ from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from interloom.bootstrap import Services
     from interloom.core.artifacts import ArtifactRef
@@ -32,7 +32,8 @@ def tokenize(
 
     _need_file(file)
     with opened() as services:
-        tokenizer = load_speech_tokenizer(services.store, _model(services, run, "tokenizer"))
+        models = _models(services, run, "tokenizer")
+        tokenizer = load_speech_tokenizer(services.store, models["tokenizer"])
         codes = tokenizer.encode([read_audio(file)])[0]
         heard = tokenizer.read([codes])[0]
     screen.out().print(" ".join(str(code) for code in codes), soft_wrap=True)
@@ -52,8 +53,9 @@ def speak(
     from interloom.text_to_token.spans import SpanRequest
 
     with opened() as services:
-        model = load_text_to_token(services.store, _model(services, run, "text_to_token"))
-        decoder = load_speech_decoder(services.store, _model(services, run, "decoder"))
+        models = _models(services, run, "text_to_token", "decoder")
+        model = load_text_to_token(services.store, models["text_to_token"])
+        decoder = load_speech_decoder(services.store, models["decoder"])
     result = model.synthesise([SpanRequest(f"speak-{seed}", text)])[0]
     if result.reason:
         raise DataError(f"{text!r} cannot be spoken: {result.reason}; try other words")
@@ -118,41 +120,43 @@ def _answer(
 
 def _chatbot(services: "Services", run: str) -> "Chatbot":
     """The chatbot of a run, with its ears and mouth, answering as its recipe says."""
-    from interloom.language_model.runtime import load_language_model
-
     from interloom.config.recipe import Recipe
     from interloom.dialogue.chat import Chatbot
+    from interloom.language_model.runtime import load_language_model
     from interloom.speech_decoder.runtime import load_speech_decoder
     from interloom.speech_tokenizer.runtime import load_speech_tokenizer
     from interloom.text.bpe import load_text_tokenizer
     from interloom_flows.results import find_run
 
-    record = find_run(services.catalog, run)
+    names = ("chat_model", "text_tokenizer", "tokenizer", "decoder")
+    record = find_run(services.catalog, run, names)
+    models = _models(services, record.run_id, *names)
     store = services.store
     return Chatbot(
-        load_language_model(store, _model(services, record.run_id, "chat_model")),
-        load_text_tokenizer(store, _model(services, record.run_id, "text_tokenizer")),
-        load_speech_tokenizer(store, _model(services, record.run_id, "tokenizer")),
-        load_speech_decoder(store, _model(services, record.run_id, "decoder")),
+        load_language_model(store, models["chat_model"]),
+        load_text_tokenizer(store, models["text_tokenizer"]),
+        load_speech_tokenizer(store, models["tokenizer"]),
+        load_speech_decoder(store, models["decoder"]),
         Recipe.model_validate_json(record.request_json).evaluate.answer,
     )
 
 
-def _model(services: "Services", run: str, name: str) -> "ArtifactRef":
-    """The artifact of this name that a run made or reused.
+def _models(services: "Services", run: str, *names: str) -> "Mapping[str, ArtifactRef]":
+    """The artifacts of these names, all of one run.
 
     Raises:
-        MissingError: The run has none.
+        MissingError: The run has one of them not.
     """
     from interloom_flows.results import find_run, summarise
 
-    summary = summarise(services.catalog, find_run(services.catalog, run))
-    if name not in summary.outputs:
-        raise MissingError(
-            f"run {summary.run.run_id[:13]} of {summary.run.recipe} made no {name}; "
-            f"name a run that did with --run, or run: interloom run {summary.run.recipe}"
-        )
-    return summary.outputs[name]
+    summary = summarise(services.catalog, find_run(services.catalog, run, names))
+    for name in names:
+        if name not in summary.outputs:
+            raise MissingError(
+                f"run {summary.run.run_id[:13]} of {summary.run.recipe} made no {name}; "
+                f"name a run that did with --run, or run: interloom run {summary.run.recipe}"
+            )
+    return summary.outputs
 
 
 def _need_file(path: Path) -> None:

@@ -1,7 +1,115 @@
 """``ingest``: corpora of one's own."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from interloom.core.errors import ConfigError
+from interloom_flows.cli import screen
+from interloom_flows.cli.services import opened
+
+if TYPE_CHECKING:
+    from interloom.corpora.intake import IngestOutcome
+    from interloom.ports.catalog import DatasetVersion
 
 app = typer.Typer(
     help="Take in a corpus of your own under a name.", no_args_is_help=True, rich_markup_mode=None
 )
+
+NameOption = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="Recipes use the corpus by this name.")
+]
+LicenceOption = Annotated[
+    str, typer.Option("--licence", metavar="SPDX", help="Of rows that name none.")
+]
+
+
+@app.command("speech")
+def speech(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A LibriSpeech-style folder, .tsv, .jsonl or CutSet."),
+    ],
+    name: NameOption,
+    licence: LicenceOption = "LicenseRef-unknown",
+) -> None:
+    """Take in recordings with transcripts."""
+    from interloom.corpora.ingest_speech import ingest_speech
+
+    _take_in("speech", ingest_speech, path, name, licence)
+
+
+@app.command("text")
+def text(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A .txt, .jsonl or .parquet file, or a folder.")
+    ],
+    name: NameOption,
+    licence: LicenceOption = "LicenseRef-unknown",
+) -> None:
+    """Take in written documents."""
+    from interloom.corpora.ingest_text import ingest_text
+
+    _take_in("text", ingest_text, path, name, licence)
+
+
+@app.command("dialogue")
+def dialogue(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A .jsonl file of dialogues.")],
+    name: NameOption,
+    licence: LicenceOption = "LicenseRef-unknown",
+) -> None:
+    """Take in dialogues in text."""
+    from interloom.corpora.ingest_dialogue import ingest_dialogues
+
+    _take_in("dialogues", ingest_dialogues, path, name, licence)
+
+
+def _take_in(
+    kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, name: str, licence: str
+) -> None:
+    """Ingest, publish, say what was taken and what was refused."""
+    from interloom.config.corpora import TakeIn
+    from interloom_flows.publishing import publish_corpus
+
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ConfigError(f"--name: letters, digits, '-', '_' and '.' are allowed, got {name!r}")
+    options = TakeIn(name=name, licence=licence)
+    with opened() as services, screen.err().status(f"Reading {path}") as status:
+
+        def make() -> "IngestOutcome":
+            return ingest(path, options, store=services.store, progress=_Status(status.update))
+
+        outcome, version = publish_corpus(services, kind, options, path, make)
+    _show(kind, outcome, version)
+
+
+def _show(kind: str, outcome: "IngestOutcome", version: "DatasetVersion") -> None:
+    out = screen.out()
+    out.print(
+        f"{version.name}@{version.version}: {outcome.accepted:,} rows taken, "
+        f"{outcome.refused:,} refused",
+        markup=False,
+        soft_wrap=True,
+    )
+    for refusal in outcome.refusals:
+        screen.say(f"refused {refusal.row}: {refusal.reason}")
+    out.print(
+        f"use it: interloom run RECIPE --set ingest.source.kind=catalog "
+        f"--set ingest.source.{kind}={version.name}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+class _Status:
+    """Progress as one line that changes; nothing where there is no terminal."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Show the position."""
+        self._show(f"{done:,}{f' of {total:,}' if total else ''} rows, {note}")
