@@ -182,14 +182,19 @@ def execute_stage(
     """
     key = stage_key(contract, call)
     shown = progress or NoProgress()
-    start = _run_start(contract, call, key)
     held = _hit_or_lease(contract, key, call.run_id, shown)
     if isinstance(held, StageHit):
-        contract.catalog.record_hit(start, held, call.request.inputs())
+        record_reuse(contract, call, held)
         result = read_result(contract, call.stage, held.result_json)
         return StageOutcome(key, call.run_id, is_hit=True, result=result, usage=Usage())
     with _beating(contract, held):
-        return _execute(contract, call, start, held, shown)
+        return _execute(contract, call, _run_start(contract, call, key), held, shown)
+
+
+def record_reuse(contract: StageContract, call: StageCall, hit: StageHit) -> None:
+    """Record that a call was answered by an earlier result: a lineage run, complete at once."""
+    start = _run_start(contract, call, hit.stage_key)
+    contract.catalog.record_hit(start, hit, call.request.inputs())
 
 
 def sweep(contract: StageContract, *, grace_s: float) -> int:
