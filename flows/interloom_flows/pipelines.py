@@ -29,8 +29,13 @@ from interloom_flows.listening import LISTENER, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
 from interloom_flows.planning import named_corpora, stage_call
+from interloom_flows.recording import (
+    MIXTURE_RERUN,
+    NIGHTLY_EVALUATION,
+    PRETRAINING,
+    pipeline_run,
+)
 from interloom_flows.results import result_metrics
-from interloom_flows.running import PIPELINE, pipeline_run
 
 _MAX_WORKERS = 16
 
@@ -81,7 +86,7 @@ def stage_task(work: StageWork) -> StageOutcome:
 )
 def pretraining_pipeline(parameters: PipelineParameters) -> str:
     """From recordings and text to an evaluated chatbot; gives the run's id in the catalog."""
-    return _run_pipeline(parameters, PIPELINE)
+    return _run_pipeline(parameters, PRETRAINING)
 
 
 @flow(
@@ -101,7 +106,7 @@ def mixture_rerun(parameters: PipelineParameters) -> str:
                 f"a mixture rerun changes only mixture.*, got {override!r}; "
                 "use the pretraining pipeline for other changes"
             )
-    return _run_pipeline(parameters, "mixture_rerun")
+    return _run_pipeline(parameters, MIXTURE_RERUN)
 
 
 @flow(
@@ -111,7 +116,7 @@ def mixture_rerun(parameters: PipelineParameters) -> str:
 )
 def nightly_evaluation(parameters: PipelineParameters) -> str:
     """Bring a recipe's evaluation up to date with its code and data."""
-    return _run_pipeline(parameters.model_copy(update={"only": "evaluate"}), "nightly_evaluation")
+    return _run_pipeline(parameters.model_copy(update={"only": "evaluate"}), NIGHTLY_EVALUATION)
 
 
 @flow(name="sweeper", persist_result=False)

@@ -10,9 +10,9 @@ from interloom.core.errors import MissingError
 from interloom.ports.catalog import Catalog, RunRecord, RunState
 from interloom.ports.store import ArtifactStore
 from interloom.stages.result import StageResult
+from interloom_flows.recording import PIPELINES
 
 LAST = "last"
-PIPELINES = frozenset({"pretraining", "mixture_rerun", "nightly_evaluation"})
 _SEARCHED = 1000
 _SUFFIXES = ("/low", "/high", "/n")
 _KEPT = (".wav", ".json")

@@ -115,6 +115,8 @@ def _answer(
     if answer.waveform.size:
         write_wav(out, answer.waveform, sample_rate_hz=answer.sample_rate_hz)
         screen.say(f"spoken: {out}")
+    else:
+        screen.say("the answer has no speech")
     return answer
 
 
