@@ -1,6 +1,7 @@
 """What every training engine must do."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -128,16 +129,66 @@ def test_weights_are_whole_and_in_fp32(
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
+@dataclass
+class _Saved:
+    """What ranks saved, in memory."""
+
+    states: list[Mapping[str, Tensor]]
+
+    @property
+    def num_ranks(self) -> int:
+        return len(self.states)
+
+    def state(self, rank: int) -> Mapping[str, Tensor]:
+        return self.states[rank]
+
+
 @pytest.mark.parametrize(("builder", "changes"), VARIANTS[:3])
 def test_a_state_of_another_model_is_refused(
     builder: EngineBuilder, changes: Mapping[str, object]
 ) -> None:
     engine: TrainEngine = builder(_Net(), _config(**changes))
-    state = dict(engine.state())
-    state["model.second.weight"] = torch.zeros(2, 8)
+    state = dict(engine.state()) | {"model.second.weight": torch.zeros(2, 8)}
 
     with pytest.raises(DataError, match=r"(?s)does not fit the model: .*second\.weight"):
-        engine.load_state(state)
+        engine.load_state(_Saved([state]))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_one_rank_goes_on_from_what_two_saved(stage: int) -> None:
+    saved = build_deepspeed_engine(_Net(), _config(zero_stage=stage))
+    for index in range(3):
+        saved.backward(_Task().loss(saved.module, index).value)
+        saved.step(0.01)
+    whole = saved.state()
+    # as ZeRO's two ranks hold it: halves of what is flat, with padding at the end
+    split = [dict(whole), dict(whole)]
+    for name, value in whole.items():
+        if stage > 0 and not name.startswith("model.") and value.dim() == 1:
+            padded = torch.cat([value, value.new_zeros(5 + (len(value) + 5) % 2)])
+            split[0][name], split[1][name] = padded.chunk(2)
+
+    resumed = build_deepspeed_engine(_Net(), _config(zero_stage=stage))
+    resumed.load_state(_Saved(list(split)))
+
+    assert resumed.state().keys() == whole.keys()
+    for name, value in resumed.state().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def test_zero_3_goes_on_with_as_many_ranks_only() -> None:
+    engine = build_deepspeed_engine(_Net(), _config(zero_stage=3))
+    state = engine.state()
+
+    with pytest.raises(DataError, match="has 2 ranks, this run has 1; ZeRO 3 goes on with as many"):
+        engine.load_state(_Saved([state, state]))
+
+
+def test_the_plain_engine_refuses_the_state_of_two_ranks() -> None:
+    engine = PlainEngine(_Net(), _config())
+
+    with pytest.raises(DataError, match="one rank, the checkpoint 2"):
+        engine.load_state(_Saved([engine.state(), engine.state()]))
 
 
 def test_the_settings_count_micro_batches() -> None:

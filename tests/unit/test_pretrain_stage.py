@@ -208,6 +208,20 @@ rank = torch.distributed.get_rank()
 """
 
 
+def _run_ranks(folder: Path, num_ranks: int) -> None:
+    """Run the request of a folder under torchrun."""
+    (folder / "rank.py").write_text(_RANK)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={num_ranks}", str(folder / "rank.py"), str(folder)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_two_ranks_see_the_same_rows_and_give_the_same_losses(
@@ -215,20 +229,13 @@ def test_two_ranks_see_the_same_rows_and_give_the_same_losses(
 ) -> None:
     alone = _pretrain(MemoryStore(), tmp_path / "alone", _config(num_steps=8))
     store = FolderStore(tmp_path / "store")
-    config = _config(rows_per_batch=2, num_steps=8, num_ranks=2, zero_stage=zero_stage)
+    config = _config(
+        rows_per_batch=2, num_steps=8, num_ranks=2, zero_stage=zero_stage, checkpoint_every_steps=5
+    )
     request = PretrainRequest(rows=store_counting_rows(store, tmp_path), config=config, seed=5)
     (tmp_path / "request.json").write_text(request.model_dump_json())
-    (tmp_path / "rank.py").write_text(_RANK)
 
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *(str(tmp_path / "rank.py"), str(tmp_path)),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    _run_ranks(tmp_path, 2)
 
     results = [
         PretrainResult.model_validate_json((tmp_path / f"result-{rank}.json").read_text())
@@ -237,3 +244,16 @@ def test_two_ranks_see_the_same_rows_and_give_the_same_losses(
     assert results[0] == results[1]
     assert _curve(results[0]) == pytest.approx(_curve(alone), rel=1e-4)
     assert load_language_model(store, results[0].model).layout == LAYOUT
+    # what two ranks had saved at step 5, one goes on with
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    fewer = {"num_ranks": 1, "gradient_accumulation": 2}
+    going_on = request.model_copy(
+        update={
+            "config": config.model_copy(update={"train": config.train.model_copy(update=fewer)})
+        }
+    )
+    resumed = pretrain(
+        going_on, store=store, work=Workspace(tmp_path), engine=build_deepspeed_engine
+    )
+    assert _curve(resumed)[:5] == _curve(results[0])[:5]
+    assert _curve(resumed) == pytest.approx(_curve(alone), rel=1e-4)

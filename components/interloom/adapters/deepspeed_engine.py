@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from interloom.config.training import TrainConfig
 from interloom.core.errors import ConfigError, DataError, MissingError
+from interloom.ports.engine import SavedRanks
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -146,10 +147,15 @@ class DeepSpeedEngine:
                 state[f"moment.{index}.{key}"] = _copy(value)
         return state
 
-    def load_state(self, state: "Mapping[str, Tensor]") -> None:
-        """Continue from ``state``."""
+    def load_state(self, saved: SavedRanks) -> None:
+        """Continue from ``saved``; of another number of ranks below ZeRO 3 only.
+
+        Raises:
+            DataError: Names or shapes differ, or ZeRO 3 parts are of another number of ranks.
+        """
         import torch
 
+        state = self._own_part(saved)
         own = {f"model.{name}": tensor for name, tensor in self._model_tensors().items()}
         masters = self._masters()
         own |= {f"master.{index}": master for index, master in enumerate(masters)}
@@ -166,6 +172,36 @@ class DeepSpeedEngine:
                 for name, value in state.items()
                 if name.startswith(prefix)
             }
+
+    def _own_part(self, saved: SavedRanks) -> "Mapping[str, Tensor]":
+        """What this rank would have saved, had there been as many ranks then as now.
+
+        Without ZeRO every rank holds all. Under ZeRO 1 and 2 each rank holds one of equal parts of
+        a flat tensor, padded at its end; the model's weights are whole on each.
+        """
+        import torch
+
+        if saved.num_ranks == self.world_size:
+            return saved.state(self.rank)
+        stage = zero_stage(self._config)
+        if stage == 3:
+            raise DataError(
+                f"the checkpoint has {saved.num_ranks} ranks, this run has {self.world_size}; "
+                "ZeRO 3 goes on with as many ranks only: use as many, or ZeRO 2"
+            )
+        if stage == 0:
+            return saved.state(0)
+        parts = [saved.state(rank) for rank in range(saved.num_ranks)]
+        masters = self._masters()
+        return dict(parts[0]) | {
+            name: _share(
+                torch.cat([part[name] for part in parts]),
+                len(masters[int(name.split(".")[1])]),
+                self.rank,
+            )
+            for name, value in parts[0].items()
+            if _is_partitioned(name, value)
+        }
 
     def weights(self) -> "dict[str, Tensor]":
         """The whole model in fp32 on the CPU: from the masters where there are any."""
@@ -277,6 +313,19 @@ def _quietly() -> Iterator[None]:
 
 def _copy(tensor: "Tensor") -> "Tensor":
     return tensor.detach().clone().contiguous()
+
+
+def _is_partitioned(name: str, value: "Tensor") -> bool:
+    """Whether ZeRO 1 and 2 split this tensor of a state: the flat masters and their moments."""
+    return not name.startswith("model.") and value.dim() == 1
+
+
+def _share(flat: "Tensor", length: int, rank: int) -> "Tensor":
+    """A rank's part of a flat tensor whose padding may be longer or shorter than is needed now."""
+    import torch
+
+    part = flat[rank * length : (rank + 1) * length]
+    return torch.cat([part, part.new_zeros(length - len(part))])
 
 
 def _require_fit(own: "Mapping[str, Tensor]", state: "Mapping[str, Tensor]") -> None:

@@ -9,6 +9,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+class SavedRanks(Protocol):
+    """What the ranks of a run saved."""
+
+    @property
+    def num_ranks(self) -> int:
+        """How many there were."""
+        ...
+
+    def state(self, rank: int) -> "Mapping[str, Tensor]":
+        """The tensors of one of them."""
+        ...
+
+
 class TrainEngine(Protocol):
     """One model with its optimizer over all ranks."""
 
@@ -47,11 +60,11 @@ class TrainEngine(Protocol):
         """This rank's model, buffers and optimizer state as flat named tensors."""
         ...
 
-    def load_state(self, state: "Mapping[str, Tensor]") -> None:
-        """Continue from what ``state`` gave on the same rank of the same world size.
+    def load_state(self, saved: SavedRanks) -> None:
+        """Continue from what ``state`` gave on each rank, of as many ranks or of another number.
 
         Raises:
-            DataError: Names or shapes differ.
+            DataError: Names or shapes differ, or this engine cannot split the state anew.
         """
         ...
 

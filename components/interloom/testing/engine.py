@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from interloom.config.training import TrainConfig
 from interloom.core.errors import DataError
+from interloom.ports.engine import SavedRanks
 
 
 class PlainEngine:
@@ -54,8 +55,11 @@ class PlainEngine:
                 state[f"optimizer.{name}.{key}"] = torch.as_tensor(value).clone()
         return state
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from ``state``."""
+    def load_state(self, saved: SavedRanks) -> None:
+        """Continue from the state of one rank."""
+        if saved.num_ranks != 1:
+            raise DataError(f"this engine has one rank, the checkpoint {saved.num_ranks}")
+        state = saved.state(0)
         model = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
         try:
             self.module.load_state_dict(model)

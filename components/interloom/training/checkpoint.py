@@ -1,5 +1,7 @@
 """Checkpoints of a run in progress: one file a rank, counted only when all are whole.
 
+A run may go on with another number of ranks: the engine splits the state anew.
+
 Layout: ``step-NNNNNNNN/rank-R.safetensors`` and, written last, ``step-NNNNNNNN/whole.json`` with
 the digests of all files.
 """
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _MARK = "whole.json"
 _CURVES = TypeAdapter(tuple[Metric, ...])
+_SUMS = TypeAdapter(dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +79,56 @@ def newest_step(folder: Path) -> int | None:
     return int(json.loads(marks[-1].read_text())["step"]) if marks else None
 
 
-def load_rank(folder: Path, step: int, rank: int, world_size: int) -> Checkpoint:
-    """This rank's part of a sealed step.
+class SavedCheckpoint:
+    """A sealed step, read rank by rank; a file is verified when it is read."""
 
-    Raises:
-        DataError: It was written by another number of ranks, or a file changed since.
-    """
-    target = _step_folder(folder, step)
-    files = json.loads((target / _MARK).read_text())["files"]
-    if len(files) != world_size:
-        raise DataError(
-            f"the checkpoint of step {step} has {len(files)} ranks, this run has {world_size}; "
-            "remove it to begin anew, or run with as many ranks"
+    def __init__(self, folder: Path, step: int) -> None:
+        self._target = _step_folder(folder, step)
+        self._digests: dict[str, str] = json.loads((self._target / _MARK).read_text())["files"]
+
+    @property
+    def num_ranks(self) -> int:
+        """How many ranks wrote it."""
+        return len(self._digests)
+
+    def state(self, rank: int) -> "Mapping[str, Tensor]":
+        """The tensors of one rank.
+
+        Raises:
+            DataError: The file is missing or changed since.
+        """
+        return self.read(rank).state
+
+    def read(self, rank: int) -> Checkpoint:
+        """All that one rank saved.
+
+        Raises:
+            DataError: The file is missing or changed since.
+        """
+        path = self._target / f"rank-{rank}.safetensors"
+        if not path.is_file() or _sha256(path) != self._digests[path.name]:
+            raise DataError(
+                f"{path} is missing or changed since it was written; remove {self._target}"
+            )
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            kept = file.metadata()
+        return Checkpoint(
+            state, _CURVES.validate_json(kept["curves"]), _SUMS.validate_json(kept["sums"])
         )
-    path = target / f"rank-{rank}.safetensors"
-    if not path.is_file() or _sha256(path) != files[path.name]:
-        raise DataError(f"{path} is missing or changed since it was written; remove {target}")
-    with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        kept = file.metadata()
-        return Checkpoint(state, _CURVES.validate_json(kept["curves"]), json.loads(kept["sums"]))
+
+    def open_sums(self, rank: int, num_ranks: int) -> dict[str, float]:
+        """What had been added up since the last point, for one of ``num_ranks`` that go on.
+
+        As many ranks get back their own; of another number, the first gets all.
+        """
+        if num_ranks == self.num_ranks:
+            return dict(self.read(rank).sums)
+        held = [self.read(other).sums for other in range(self.num_ranks)]
+        names = sorted({name for sums in held for name in sums})
+        return {
+            name: sum(sums.get(name, 0.0) for sums in held) if rank == 0 else 0.0 for name in names
+        }
 
 
 def _step_folder(folder: Path, step: int) -> Path:

@@ -10,7 +10,13 @@ from interloom.core.errors import DataError
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder, TrainEngine
 from interloom.ports.workspace import Workspace
-from interloom.training.checkpoint import Checkpoint, load_rank, newest_step, save_rank, seal
+from interloom.training.checkpoint import (
+    Checkpoint,
+    SavedCheckpoint,
+    newest_step,
+    save_rank,
+    seal,
+)
 from interloom.training.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -70,7 +76,9 @@ def train(
     """Train to the last step, from the newest sealed checkpoint in ``work.folder`` if there is one.
 
     Killed at any moment and called again, it gives the same weights and curves bit for bit, for one
-    numeric class and world size. A point of a curve is the mean since the point before it.
+    numeric class and world size; with another number of ranks, and so many fewer or more
+    accumulated micro-batches, the same ones but for rounding. A point of a curve is the mean since
+    the point before it.
 
     Raises:
         DataError: The loss stopped being finite; names the step.
@@ -147,6 +155,7 @@ def _resume(folder: Path, engine: TrainEngine) -> tuple[int, list[Metric], dict[
     engine.sum_over_ranks({"barrier": 1.0})  # every rank has looked before any seals a newer one
     if step is None:
         return 0, [], {}
-    saved = load_rank(folder, step, engine.rank, engine.world_size)
-    engine.load_state(saved.state)
-    return step, list(saved.curves), dict(saved.sums)
+    saved = SavedCheckpoint(folder, step)
+    engine.load_state(saved)
+    sums = saved.open_sums(engine.rank, engine.world_size)
+    return step, list(saved.read(0).curves), sums
