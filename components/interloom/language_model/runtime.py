@@ -25,7 +25,8 @@ from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
-_ROWS = 32
+_ROWS = 32  # of a batch, and at most so many tokens with padding
+_TOKENS = 16_384
 
 Allowed = Callable[[Ids], NDArray[np.bool_]]
 """From what a row has generated so far to a mask (V,) of what may follow."""
@@ -108,10 +109,16 @@ class LanguageModel:
 
 
 def _by_length(rows: Sequence[Ids]) -> Iterator[list[int]]:
-    """Indices of rows of similar length, a batch at a time."""
+    """Indices of rows of similar length, so many at a time that a batch stays small."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    for start in range(0, len(order), _ROWS):
-        yield order[start : start + _ROWS]
+    held: list[int] = []
+    for index in order:
+        if held and (len(held) == _ROWS or (len(held) + 1) * len(rows[index]) > _TOKENS):
+            yield held
+            held = []
+        held.append(index)
+    if held:
+        yield held
 
 
 @dataclass(frozen=True, slots=True, eq=False)
