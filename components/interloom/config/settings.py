@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     lease_ttl_s: PositiveFloat = 30.0
     retry_delays_s: tuple[Annotated[float, Field(ge=0)], ...] = (10.0, 60.0, 300.0)
     paranoid: bool = False
-    num_threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    num_threads: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     prefect_api_url: str | None = None
     staging_grace_s: NonNegativeInt = 3600
 

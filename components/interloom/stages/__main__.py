@@ -155,9 +155,11 @@ def _end_with_owner(lock: Path) -> None:
     """End this process when the one that holds ``lock`` is gone, however it went."""
 
     def watch() -> None:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-        os._exit(EXIT_CODES[TransientError])
+        try:
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+        finally:  # given up, or swept away because the owner is long gone
+            os._exit(EXIT_CODES[TransientError])
 
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
