@@ -117,6 +117,10 @@ class DecoderConfig(Frozen):
                 f"vocoder.num_fft must be a multiple of 4 x mel_hop = {4 * self.mel_hop}, "
                 f"got {self.vocoder.num_fft}"
             )
+        if self.train.precision != "fp32":
+            raise ValueError(
+                f"train.precision must be fp32, since spectra need it, got {self.train.precision}"
+            )
         if self.vocoder_tokens > self.crop_tokens:
             raise ValueError(
                 f"vocoder_tokens must be at most crop_tokens = {self.crop_tokens}, "

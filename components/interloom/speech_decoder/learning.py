@@ -34,7 +34,8 @@ class DecoderTask:
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The sum of both networks' losses on the crops of ``index``."""
         config, spec = self._spec.config, self._spec
-        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=index))
+        # The index stands in the key: streams that differ in the counter alone would overlap.
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
         crops = self._bank.crops(
             rng,
             num_crops=config.crops_per_batch,
@@ -45,20 +46,21 @@ class DecoderTask:
         tokens_B = rng.integers(
             config.crop_tokens - config.vocoder_tokens + 1, size=config.crops_per_batch
         )
-        waveform_BS = torch.from_numpy(crops.waveform)
+        device = next(self._networks.parameters()).device
+        waveform_BS = torch.from_numpy(crops.waveform).to(device)
         with torch.no_grad():
             mel_BFM = self._networks.log_mel(waveform_BS)
         part_BFM = _parts(mel_BFM, tokens_B * spec.frames_per_token, self._part_frames)
         wanted_BS = _parts(waveform_BS, tokens_B * spec.samples_per_token, self._part_samples)
         num_guessed = round(config.predicted_share * config.crops_per_batch)
         predicted = module(
-            torch.from_numpy(crops.codes),
-            torch.from_numpy(crops.speakers),
+            torch.from_numpy(crops.codes).to(device),
+            torch.from_numpy(crops.speakers).to(device),
             part_BFM,
             torch.from_numpy(tokens_B[:num_guessed] * spec.frames_per_token),
         )
-        inside_BF = torch.from_numpy(crops.inside).repeat_interleave(spec.frames_per_token, dim=1)
-        return self._judge(predicted, mel_BFM, inside_BF, wanted_BS)
+        inside_BF = torch.from_numpy(crops.inside.repeat(spec.frames_per_token, axis=1))
+        return self._judge(predicted, mel_BFM, inside_BF.to(device), wanted_BS)
 
     @property
     def _part_frames(self) -> int:

@@ -113,7 +113,7 @@ def spectral_loss(heard_BS: Tensor, wanted_BS: Tensor, num_fft: int) -> Tensor:
     (Yamamoto et al., 2020, equations 4 and 5). No absolute phase is asked for: what makes
     magnitudes right after the overlap-add is that neighbouring frames agree in phase.
     """
-    window = torch.hann_window(num_fft)
+    window = torch.hann_window(num_fft, device=heard_BS.device)
     heard = transform(heard_BS, window, num_fft // 4)
     wanted = transform(wanted_BS, window, num_fft // 4)
     heard_size, wanted_size = _magnitude(heard), _magnitude(wanted)
