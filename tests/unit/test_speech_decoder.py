@@ -353,7 +353,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         DecoderConfig(vocoder=VocoderConfig(num_fft=512))
     with pytest.raises(ValidationError, match="at most crop_tokens = 4, got 5"):
         DecoderConfig(crop_tokens=4, vocoder_tokens=5)
-    with pytest.raises(ValidationError, match="train.precision must be fp32"):
+    with pytest.raises(ValidationError, match=r"train\.precision must be fp32"):
         DecoderConfig(train=CONFIG.train.model_copy(update={"precision": "bf16"}))
 
 
