@@ -55,7 +55,7 @@ def contract_in(home: Path, store: FolderStore, catalog: SqlCatalog) -> StageCon
         catalog=catalog,
         launcher=InlineLauncher(store, registry=REGISTRY),
         work_folder=home / "work",
-        lease_ttl_s=0.5,
+        lease_ttl_s=600,
         registry=REGISTRY,
     )
 

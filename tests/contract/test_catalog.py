@@ -179,6 +179,15 @@ def test_a_lease_has_one_owner_and_a_growing_fence(catalog: SqlCatalog) -> None:
     assert second == Lease(KEY, "second", 2)
 
 
+def test_an_owner_known_to_be_dead_loses_its_lease_at_once(catalog: SqlCatalog) -> None:
+    assert catalog.lease_owner(KEY) is None
+    take(catalog, owner="first")
+    assert catalog.lease_owner(KEY) == "first"
+
+    assert catalog.acquire(KEY, "second", ttl_s=60, dead_owner="other") is None
+    assert catalog.acquire(KEY, "second", ttl_s=60, dead_owner="first") == Lease(KEY, "second", 2)
+
+
 def test_a_silent_owner_loses_its_lease_and_publishes_nothing(catalog: SqlCatalog) -> None:
     slow = take(catalog, owner="slow")
     stolen = catalog.acquire(KEY, "quick", ttl_s=0)

@@ -124,8 +124,10 @@ class SqlCatalog:
             outputs = _named(connection, t.run_output, row["run_id"])
         return StageHit(stage_key, row["run_id"], row["result_json"], outputs)
 
-    def acquire(self, stage_key: str, owner: str, *, ttl_s: float) -> Lease | None:
-        """Take a lease that is new, was given back, or whose owner was silent for ``ttl_s``."""
+    def acquire(
+        self, stage_key: str, owner: str, *, ttl_s: float, dead_owner: str | None = None
+    ) -> Lease | None:
+        """Take a lease that is new, was given back, or whose owner is dead or was silent."""
         with self._transaction() as connection:
             now_s = _now_s(connection)
             fresh = {"stage_key": stage_key, "owner": owner, "fence": 1, "heartbeat_s": now_s}
@@ -138,7 +140,8 @@ class SqlCatalog:
                 .mappings()
                 .one()
             )
-            if row["owner"] and now_s - row["heartbeat_s"] < ttl_s:
+            is_free = row["owner"] in {"", dead_owner}
+            if not is_free and now_s - row["heartbeat_s"] < ttl_s:
                 return None
             fence = row["fence"] + 1
             connection.execute(
@@ -147,6 +150,12 @@ class SqlCatalog:
                 .values(owner=owner, fence=fence, heartbeat_s=now_s)
             )
         return Lease(stage_key, owner, fence)
+
+    def lease_owner(self, stage_key: str) -> str | None:
+        """Who holds the lease of a stage key."""
+        wanted = select(t.lease.c.owner).where(t.lease.c.stage_key == stage_key)
+        with self._transaction(writes=False) as connection:
+            return connection.execute(wanted).scalar_one_or_none() or None
 
     def renew(self, lease: Lease) -> None:
         """Beat."""

@@ -142,8 +142,17 @@ class Catalog(Protocol):
         """The published result of a stage key, if there is one."""
         ...
 
-    def acquire(self, stage_key: str, owner: str, *, ttl_s: float) -> Lease | None:
-        """Take the lease of a stage key; None while another owner's heartbeat is fresh."""
+    def acquire(
+        self, stage_key: str, owner: str, *, ttl_s: float, dead_owner: str | None = None
+    ) -> Lease | None:
+        """Take the lease of a stage key; None while another owner's heartbeat is fresh.
+
+        An owner that is known to be dead loses it at once.
+        """
+        ...
+
+    def lease_owner(self, stage_key: str) -> str | None:
+        """Who holds the lease of a stage key, fresh or not; None if nobody does."""
         ...
 
     def renew(self, lease: Lease) -> None:

@@ -8,9 +8,7 @@ way leaves nothing that can be seen.
 
 import hashlib
 import json
-import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +30,7 @@ from interloom.ports.launcher import JobReport, Launcher, StageJob
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
 from interloom.stages.closure import code_digest
+from interloom.stages.owner import is_dead, owner_of
 from interloom.stages.registry import STAGES, StageDefinition, load_stage
 from interloom.stages.result import StageRequest, StageResult
 
@@ -288,11 +287,13 @@ def _hit_or_lease(
     contract: StageContract, key: str, run_id: str, progress: Progress
 ) -> StageHit | Lease:
     """A result to reuse, at once or after waiting for its maker; or the right to make it."""
-    owner = f"{socket.gethostname()}:{os.getpid()}:{run_id}"
+    owner = owner_of(run_id)
     while True:
         if (hit := lookup(contract, key)) is not None:
             return hit
-        lease = contract.catalog.acquire(key, owner, ttl_s=contract.lease_ttl_s)
+        holder = contract.catalog.lease_owner(key)
+        dead = holder if holder is not None and is_dead(holder) else None
+        lease = contract.catalog.acquire(key, owner, ttl_s=contract.lease_ttl_s, dead_owner=dead)
         if lease is not None:
             break
         progress.update(0, None, "waiting for another run of the same stage")
