@@ -119,7 +119,8 @@ def _settle_numerics(definition: StageDefinition, rank: RankSettings) -> None:
     import torch
 
     torch.set_num_threads(rank.omp_num_threads)
-    torch.use_deterministic_algorithms(mode=True)
+    # On CUDA some operations, such as the CTC loss, have no deterministic form.
+    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
