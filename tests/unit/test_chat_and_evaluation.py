@@ -228,8 +228,8 @@ def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
         "cloze/T->T/woven/accuracy",
         "questions/S->T/accuracy",
         "chat/right",
-        "chat/asr_wer",
-        "chat/asr_wer_heard",
+        "chat/answer_wer",
+        "chat/heard_answer_wer",
     ):
         measured = report["measures"][name]
         assert measured["low"] <= measured["value"] <= measured["high"], name
@@ -237,9 +237,9 @@ def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
     assert result.metric("cloze/S->S/story/n") <= 3
     assert report["normaliser"] == NORMALISER
     assert report["sets"]["utterances"]["n"] == 3
-    assert {one["file"] for one in examples} >= {"reconstruction.wav", "chat_answer.wav"}
+    assert {one["path"] for one in examples} >= {"reconstruction.wav", "chat_answer.wav"}
     for one in examples:
-        sound = read_audio(store.local_path(manifest.shard(one["file"])))
+        sound = read_audio(store.local_path(manifest.shard(one["path"])))
         assert one["seconds"] == pytest.approx(len(sound) / 16_000, abs=0.01)
 
 

@@ -98,8 +98,8 @@ def measure_chat(name: str, chosen: ChosenSet, talked: Interview, judging: Judgi
         Measure(f"{name}/right", _share(is_right, judging)),
         Measure(f"{name}/right_spoken", _share(_right(talked.rows, talked.read), judging)),
         Measure(f"{name}/complete", _share([one.is_complete for one in talked.answers], judging)),
-        Measure(f"{name}/asr_wer", error_rate(texts, talked.read, config, seed=seed)),
-        Measure(f"{name}/asr_wer_heard", error_rate(texts, talked.heard, config, seed=seed)),
+        Measure(f"{name}/answer_wer", error_rate(texts, talked.read, config, seed=seed)),
+        Measure(f"{name}/heard_answer_wer", error_rate(texts, talked.heard, config, seed=seed)),
     ]
     for group in groups:
         in_group = [

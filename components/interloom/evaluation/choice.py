@@ -28,8 +28,12 @@ class ChosenSet:
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the chosen ids: two reports are comparable only if theirs are equal."""
-        return hashlib.sha256(canonical_json([item["id"] for item in self.items])).hexdigest()
+        """Fingerprint of the items: two reports are comparable only if theirs are equal.
+
+        Codes are left out: they are another tokenizer's answer to the same question.
+        """
+        kept = [{k: v for k, v in item.items() if k != "codes"} for item in self.items]
+        return hashlib.sha256(canonical_json(kept)).hexdigest()
 
     def to_dict(self) -> dict[str, str | int]:
         """For ``report.json``."""

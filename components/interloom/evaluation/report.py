@@ -23,7 +23,7 @@ class Sound:
 
     Attributes:
         file: Its name.
-        what: What it is, in words.
+        title: What it is, in words.
         text: What is said in it.
         heard: What the tokenizer's head reads in it.
         waveform: 16 kHz mono.
@@ -31,7 +31,7 @@ class Sound:
     """
 
     file: str
-    what: str
+    title: str
     text: str
     heard: str
     waveform: NDArray[np.float32]
@@ -63,8 +63,8 @@ def write_report(draft: ArtifactDraft, body: Mapping[str, Any], sounds: Sequence
             shard.count(samples=len(sound.waveform))
         described.append(
             {
-                "file": sound.file,
-                "what": sound.what,
+                "path": sound.file,
+                "title": sound.title,
                 "text": sound.text,
                 "heard": sound.heard,
                 "seconds": round(len(sound.waveform) / sound.sample_rate_hz, 2),

@@ -158,8 +158,8 @@ def _sounds(chain: Chain, sets: TaskSets, talked: Interview) -> Iterator[Sound]:
     if sets.texts.items:
         text = sets.texts.items[0]["text"]
         span = chain.text_to_token.synthesise([SpanRequest("example", text)])[0]
-        what = "a held-out text, spoken by the text-to-token model and the decoder"
-        yield _decoded(chain, "synthesised_span.wav", what, text, span.codes)
+        title = "a held-out text, spoken by the text-to-token model and the decoder"
+        yield _decoded(chain, "synthesised_span.wav", title, text, span.codes)
     if talked.rows:
         yield from _talk(chain, talked)
 
@@ -167,24 +167,24 @@ def _sounds(chain: Chain, sets: TaskSets, talked: Interview) -> Iterator[Sound]:
 def _reconstruction(chain: Chain, recording: Recording) -> Iterator[Sound]:
     """A recording, and what codes and decoder leave of it."""
     heard = chain.tokenizer.read([recording.codes])[0]
-    what = "a held-out recording"
-    yield Sound("recording.wav", what, recording.text, heard, recording.waveform, 16_000)
-    what = "the same, tokenised and decoded"
-    yield _decoded(chain, "reconstruction.wav", what, recording.text, recording.codes)
+    title = "a held-out recording"
+    yield Sound("recording.wav", title, recording.text, heard, recording.waveform, 16_000)
+    title = "the same, tokenised and decoded"
+    yield _decoded(chain, "reconstruction.wav", title, recording.text, recording.codes)
 
 
 def _talk(chain: Chain, talked: Interview) -> Iterator[Sound]:
     """A question to the chatbot and its answer."""
     place = next((index for index, right in enumerate(talked.is_right) if right), 0)
     question, answer = talked.questions[place], talked.answers[place]
-    what = "a question to the chatbot, spoken by the text-to-token model and the decoder"
-    yield _decoded(chain, "chat_question.wav", what, question.text, question.codes)
-    what = "the chatbot's answer"
-    yield _decoded(chain, "chat_answer.wav", what, answer.text, answer.codes)
+    title = "a question to the chatbot, spoken by the text-to-token model and the decoder"
+    yield _decoded(chain, "chat_question.wav", title, question.text, question.codes)
+    title = "the chatbot's answer"
+    yield _decoded(chain, "chat_answer.wav", title, answer.text, answer.codes)
 
 
-def _decoded(chain: Chain, file: str, what: str, text: str, codes: Codes) -> Sound:
+def _decoded(chain: Chain, file: str, title: str, text: str, codes: Codes) -> Sound:
     """Codes as sound, with what is heard in that sound."""
     waveform = chain.decoder.decode(codes)
     heard = chain.tokenizer.read(chain.tokenizer.encode([waveform]))[0]
-    return Sound(file, what, text, heard, waveform, chain.decoder.sample_rate_hz)
+    return Sound(file, title, text, heard, waveform, chain.decoder.sample_rate_hz)
