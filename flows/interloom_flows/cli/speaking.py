@@ -1,4 +1,7 @@
-"""``tokenize``, ``speak`` and ``chat``: the models of a run, in use."""
+"""``tokenize``, ``speak`` and ``chat``: the models of a run, in use.
+
+Models are looked up before torch is imported, so that a mistake is told at once.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,12 +30,12 @@ def tokenize(
     run: RunOption = "last",
 ) -> None:
     """Write a recording as speech tokens, and read them back."""
-    from interloom.audio.files import read_audio
-    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
-
     _need_file(file)
     with opened() as services:
         models = _models(services, run, "tokenizer")
+        from interloom.audio.files import read_audio
+        from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+
         tokenizer = load_speech_tokenizer(services.store, models["tokenizer"])
         codes = tokenizer.encode([read_audio(file)])[0]
         heard = tokenizer.read([codes])[0]
@@ -47,13 +50,13 @@ def speak(
     seed: Annotated[int, typer.Option(help="Draws the voice.", min=0)] = 0,
 ) -> None:
     """Say a text: text to speech tokens to a WAV file."""
-    from interloom.audio.files import write_wav
-    from interloom.speech_decoder.runtime import load_speech_decoder
-    from interloom.text_to_token.runtime import load_text_to_token
-    from interloom.text_to_token.spans import SpanRequest
-
     with opened() as services:
         models = _models(services, run, "text_to_token", "decoder")
+        from interloom.audio.files import write_wav
+        from interloom.speech_decoder.runtime import load_speech_decoder
+        from interloom.text_to_token.runtime import load_text_to_token
+        from interloom.text_to_token.spans import SpanRequest
+
         model = load_text_to_token(services.store, models["text_to_token"])
         decoder = load_speech_decoder(services.store, models["decoder"])
     result = model.synthesise([SpanRequest(f"speak-{seed}", text)])[0]
@@ -75,15 +78,15 @@ def chat(
     seed: Annotated[int, typer.Option(help="Draws the words.", min=0)] = 0,
 ) -> None:
     """Talk with the spoken chatbot: one question, or line by line until an empty one."""
-    from interloom.audio.files import read_audio
-    from interloom.dialogue.chat import Question, Talk
-
     if question is not None and audio is not None:
         raise ConfigError("a question is typed or spoken: give QUESTION or --audio, not both")
     if audio is not None:
         _need_file(audio)
     with opened() as services:
         bot = _chatbot(services, run)
+    from interloom.audio.files import read_audio
+    from interloom.dialogue.chat import Question, Talk
+
     if question is not None or audio is not None:
         asked = Question(question) if question is not None else bot.hear(read_audio(audio or out))
         _answer(bot, (), asked, out, seed)
@@ -123,16 +126,17 @@ def _answer(
 def _chatbot(services: "Services", run: str) -> "Chatbot":
     """The chatbot of a run, with its ears and mouth, answering as its recipe says."""
     from interloom.config.recipe import Recipe
-    from interloom.dialogue.chat import Chatbot
-    from interloom.language_model.runtime import load_language_model
-    from interloom.speech_decoder.runtime import load_speech_decoder
-    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
-    from interloom.text.bpe import load_text_tokenizer
     from interloom_flows.results import find_run
 
     names = ("chat_model", "text_tokenizer", "tokenizer", "decoder")
     record = find_run(services.catalog, run, names)
     models = _models(services, record.run_id, *names)
+    from interloom.dialogue.chat import Chatbot
+    from interloom.language_model.runtime import load_language_model
+    from interloom.speech_decoder.runtime import load_speech_decoder
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+    from interloom.text.bpe import load_text_tokenizer
+
     store = services.store
     return Chatbot(
         load_language_model(store, models["chat_model"]),

@@ -1,4 +1,4 @@
-"""Write settings that are new into every committed recipe: ``python -m interloom_flows.recipes``."""
+"""``python -m interloom_flows.recipes``: write new settings into every committed recipe."""
 
 from interloom.config.recipe import recipe_to_toml
 from interloom_flows.recipes import FOLDER, load_recipe, recipe_names
