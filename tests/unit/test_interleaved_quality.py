@@ -168,12 +168,25 @@ def test_no_rows_break_nothing() -> None:
     assert all(verdict.success for verdict in verdicts)
 
 
-def test_a_shard_that_speaks_less_than_asked_is_seen() -> None:
-    words = [len(find_words(row["text"])) for row in ROWS]
-    expected = shard_expectations(0.05)
+def test_a_shard_whose_spans_were_refused_is_seen() -> None:
+    rows = deepcopy(ROWS)
+    for row in rows[::2]:
+        speak_nothing(row)
+    words = [len(find_words(row["text"])) for row in rows]
+    expected = shard_expectations(tolerance=0.05, max_refused=0.3)
 
-    [as_asked] = PlainGate().judge("s", expected, shard_summary(ROWS, words, 0.4), ["shard"])
-    [too_few] = PlainGate().judge("s", expected, shard_summary(ROWS, words, 0.6), ["shard"])
+    as_asked, refused = PlainGate().judge("s", expected, shard_summary(rows, words, 0.4), ["shard"])
+
+    assert as_asked.success
+    assert not refused.success
+
+
+def test_a_shard_that_chooses_less_than_asked_is_seen() -> None:
+    words = [len(find_words(row["text"])) for row in ROWS]
+    expected = shard_expectations(tolerance=0.05, max_refused=0.3)
+
+    as_asked, _ = PlainGate().judge("s", expected, shard_summary(ROWS, words, 0.4), ["shard"])
+    too_few, _ = PlainGate().judge("s", expected, shard_summary(ROWS, words, 0.6), ["shard"])
 
     assert as_asked.success
     assert not too_few.success

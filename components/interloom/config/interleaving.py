@@ -22,7 +22,8 @@ class InterleavingConfig(Frozen):
         documents_per_shard: Documents that are planned, spoken and checked together.
         max_quarantined: Highest share of rows that may fail a check and be left out; above it the
             stage fails.
-        ratio_tolerance: How far a shard's share of spoken words may be from ``speech_ratio``.
+        ratio_tolerance: How far a shard's share of chosen words may be from ``speech_ratio``.
+        max_refused: Highest share of a shard's spans that synthesis may refuse and leave as text.
         synthesis: How spans are spoken.
     """
 
@@ -34,4 +35,5 @@ class InterleavingConfig(Frozen):
     documents_per_shard: Annotated[int, Field(ge=1, le=FAILED_ROWS_KEPT)] = 512
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
     ratio_tolerance: NonNegativeFloat = 0.05
+    max_refused: Annotated[float, Field(ge=0, le=1)] = 0.3
     synthesis: SynthesisConfig = SynthesisConfig()

@@ -145,7 +145,9 @@ class Interleaver:
     def verdicts(self) -> tuple[CheckResult, ...]:
         """The gate's verdicts on all rows that were kept, and on the shards."""
         shard_ids = [f"shard-{at:05d}" for at in range(len(self.tally.shards["ratio_difference"]))]
-        expected = shard_expectations(self._config.ratio_tolerance)
+        expected = shard_expectations(
+            tolerance=self._config.ratio_tolerance, max_refused=self._config.max_refused
+        )
         return (
             *self._gate.judge(SUITE, EXPECTATIONS, self.tally.summary, self.tally.row_ids),
             *self._gate.judge(SHARD_SUITE, expected, self.tally.shards, shard_ids),
@@ -182,6 +184,7 @@ class Interleaver:
     def _judge(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of a shard that pass every check; the others go into quarantine."""
         self.tally.count_spans(rows)
+        self._add_shard(rows)
         rows = [row for row in rows if any(span["outcome"] == SPOKEN for span in row["spans"])]
         summary = self._check.summarise(rows)
         row_ids = [row["id"] for row in rows]
@@ -195,10 +198,13 @@ class Interleaver:
         self.tally.keep(
             passed, {name: [column[at] for at in kept] for name, column in summary.items()}
         )
-        words = [len(find_words(row["text"])) for row in passed]
-        for name, column in shard_summary(passed, words, self._config.speech_ratio).items():
-            self.tally.shards.setdefault(name, []).extend(column)
         return passed
+
+    def _add_shard(self, rows: Sequence[Row]) -> None:
+        """Add the sums of a shard."""
+        words = [len(find_words(row["text"])) for row in rows]
+        for name, column in shard_summary(rows, words, self._config.speech_ratio).items():
+            self.tally.shards.setdefault(name, []).extend(column)
 
     def _limit_quarantine(self) -> None:
         """Refuse the whole if too much of it is broken."""

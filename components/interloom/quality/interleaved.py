@@ -43,12 +43,13 @@ EXPECTATIONS = (
 )
 
 
-def shard_expectations(tolerance: float) -> tuple[Expectation, ...]:
+def shard_expectations(*, tolerance: float, max_refused: float) -> tuple[Expectation, ...]:
     """What must hold of the sums over a shard."""
     return (
         Expectation(
-            "the share of spoken words is as asked", "ratio_difference", -tolerance, tolerance
+            "the share of chosen words is as asked", "ratio_difference", -tolerance, tolerance
         ),
+        Expectation("most spans could be spoken", "refused_spans", maximum=max_refused),
     )
 
 
@@ -126,21 +127,21 @@ class AlignmentCheck:
 
 
 def shard_summary(rows: Sequence[Row], num_words: Sequence[int], ratio: float) -> Summary:
-    """The share of spoken words over all rows, against what was asked.
+    """The share of words in spans, spoken or refused, against what was asked; and of refused spans.
 
     Rounding a document's share to whole words may add up: within two standard deviations of that
     the difference counts as none.
     """
-    spoken = sum(
-        span["word_stop"] - span["word_start"]
-        for row in rows
-        for span in row["spans"]
-        if span["outcome"] == SPOKEN
-    )
+    spans = [span for row in rows for span in row["spans"]]
+    chosen = sum(span["word_stop"] - span["word_start"] for span in spans)
+    refused = sum(span["outcome"] != SPOKEN for span in spans)
     total = max(1, sum(num_words))
-    difference = spoken - ratio * total
+    difference = chosen - ratio * total
     beyond = max(0.0, abs(difference) - len(rows) ** 0.5)
-    return {"ratio_difference": [float(np.sign(difference)) * beyond / total]}
+    return {
+        "ratio_difference": [float(np.sign(difference)) * beyond / total],
+        "refused_spans": [refused / max(1, len(spans))],
+    }
 
 
 def _said(row: Row, span: Mapping[str, Any]) -> str:
