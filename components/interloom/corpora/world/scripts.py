@@ -9,7 +9,7 @@ from interloom.corpora.world.dialogues import ask_rule
 from interloom.corpora.world.documents import World
 from interloom.corpora.world.draws import Draws
 from interloom.corpora.world.facts import Fact, Guard
-from interloom.corpora.world.lexicon import words_of
+from interloom.corpora.world.lexicon import COLOURS, PEOPLE, SIZES, TASTES, words_of
 from interloom.corpora.world.stories import describe, draw_cast, tell
 from interloom.corpora.world.voices import Voice
 
@@ -23,6 +23,7 @@ RATES = (150, 160, 170)
 PITCH_STEPS = (-6, 0, 6)
 _LINES, _FACT_LINES = 20, 7  # of so many lines, so many state a fact
 _CANDIDATES = 4
+DESCRIBING = (*COLOURS, *SIZES, *TASTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """Sentences, and where the last of them belongs."""
+    """Sentences, and the split of the last of them that tells something."""
 
     sentences: tuple[str, ...]
     split: str
@@ -50,7 +51,8 @@ def scripts(world: World) -> Iterator[Script]:
 
     Facts take turns. Everything else is the best of a few drawn lines: the one with the word that
     was said least so far, so that no word stays rare. No sentence of a held-out utterance is in one
-    for training, whatever the voice, and no whole story of the cloze pairs is told.
+    for training, whatever the voice, unless it is a stock sentence such as ``it is night.``, and no
+    whole story of the cloze pairs is told.
     """
     guard = world.guard("spoken")
     kept = {(*story.context, story.right) for story in world.cloze}
@@ -69,17 +71,26 @@ def scripts(world: World) -> Iterator[Script]:
         yield script
 
 
+def is_stock(sentence: str) -> bool:
+    """Whether a sentence names nobody and describes nothing: it stands in many lines as it is."""
+    return not {*PEOPLE, *DESCRIBING} & set(words_of(sentence))
+
+
 def _rarest(line: _Line, said: Mapping[str, int]) -> int:
     """How often the rarest word of the line was said."""
     return min(said.get(word, 0) for word in words_of(" ".join(line.sentences)))
 
 
 def _script(world: World, index: int, line: _Line) -> Script:
-    """Choose voice and split; a line whose sentences differ in split keeps those of the last."""
+    """Choose the voice; of sentences that differ in split, keep those of the line's."""
     draws = Draws(world.seed, "voice", index)
     speaker = draws.pick(list(SPEAKERS))
     name, pitch = SPEAKERS[speaker]
-    before = [sentence for sentence in line.sentences[:-1] if world.split(sentence) == line.split]
+    before = [
+        sentence
+        for sentence in line.sentences[:-1]
+        if is_stock(sentence) or world.split(sentence) == line.split
+    ]
     return Script(
         split=line.split,
         speaker=speaker,
@@ -96,7 +107,8 @@ def _accepted_line(
     while True:
         sentences = _sentences(world, draws)
         if guard.passes(" ".join(sentences)) and sentences not in kept:
-            return _Line(sentences, world.split(sentences[-1]))
+            telling = [sentence for sentence in sentences if not is_stock(sentence)]
+            return _Line(sentences, world.split(telling[-1]) if telling else "train")
 
 
 def _sentences(world: World, draws: Draws) -> tuple[str, ...]:
@@ -111,7 +123,7 @@ def _sentences(world: World, draws: Draws) -> tuple[str, ...]:
         asked = draws.pick(world.facts)
         return (asked.question(draws.below(len(asked.relation.questions))),)
     if kind == 9:
-        return (ask_rule(draws)[0],)
+        return tuple(ask_rule(draws)[0].replace(". ", ".|").split("|"))
     return tuple(describe(draws) for _ in range(1 + draws.below(3)))
 
 
