@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ def _vectors(count: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def _codebook(size: int, width: int, **changes: float) -> EmaCodebook:
+def _codebook(size: int, width: int, **changes: Any) -> EmaCodebook:
     return EmaCodebook(QuantizerConfig(codebook_size=size, **changes), width)
 
 

@@ -37,7 +37,10 @@ def _mel(rows: int, codes: int, config: EncoderConfig = SMALL) -> torch.Tensor:
     return torch.randn(rows, frames, config.num_mel_bins, generator=generator)
 
 
-def test_without_causality_and_pool_the_numbers_are_those_of_whisper() -> None:
+@pytest.mark.parametrize("relative_reach", [None, 4])
+def test_without_causality_and_pool_the_numbers_are_those_of_whisper(
+    relative_reach: int | None,
+) -> None:
     theirs = WhisperModel(
         WhisperConfig(
             d_model=16, encoder_attention_heads=2, encoder_ffn_dim=32, encoder_layers=3,
@@ -49,7 +52,8 @@ def test_without_causality_and_pool_the_numbers_are_those_of_whisper() -> None:
     config = SMALL.model_copy(
         update={
             "pool_kernel": 1, "pool_after_layer": 0, "quantize_after_layer": 3,
-            "block_frames": None, "is_stem_causal": False, "max_frames": 40,
+            "block_frames": None, "window_frames": None, "is_stem_causal": False,
+            "max_frames": 40, "relative_reach": relative_reach,
         }
     )  # fmt: skip
     ours = TokenizerModel(TokenizerConfig(encoder=config), 10).eval()

@@ -29,6 +29,13 @@ class EncoderConfig(Frozen):
             same place, half way up; on a processor it pays to pool earlier.
         block_frames: Attention below the quantiser sees the past and its own block of this many
             frames (200, 4 s, in P1's released model); None is full attention.
+        window_frames: Attention reaches this many frames at most, on all layers; None, as in P1, is
+            no limit. Codes that depend on the last half second alone mean the same in a span as in
+            a sentence, and little speech is enough to learn words instead of sentences.
+        shifts_positions: In training each batch begins anywhere in the position tables, so that
+            long speech is read as well as the short utterances of the corpus.
+        relative_reach: Heads learn a bias for each distance up to this many positions. None is
+            Whisper, whose attention knows absolute positions alone: it needs far more speech.
         is_stem_causal: Pad both stem convolutions on the left only.
         max_frames: Rows of the position table; longer audio is cut into pieces.
         bucket_tokens: An utterance is computed alone, padded to a multiple of this many tokens.
@@ -43,7 +50,10 @@ class EncoderConfig(Frozen):
     pool_after_layer: NonNegativeInt = 1
     quantize_after_layer: NonNegativeInt = 3
     block_frames: PositiveInt | None = 100
+    window_frames: PositiveInt | None = 32
+    shifts_positions: bool = True
     is_stem_causal: bool = True
+    relative_reach: PositiveInt | None = 16
     max_frames: PositiveInt = 1500
     bucket_tokens: PositiveInt = 16
 
@@ -96,15 +106,15 @@ class QuantizerConfig(Frozen):
     codebook_size: Annotated[int, Field(ge=2)] = 512
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     epsilon: PositiveFloat = 1e-5
-    commitment: NonNegativeFloat = 10.0
+    commitment: NonNegativeFloat = 1.0
     restart_every_steps: PositiveInt = 100
-    start_step: NonNegativeInt = 200
+    start_step: NonNegativeInt = 300
     kmeans_batches: PositiveInt = 16
     kmeans_rounds: PositiveInt = 8
 
 
 class AugmentConfig(Frozen):
-    """Changes to the log-mel in training, drawn from ``(seed, batch, row)``.
+    """Changes to what is heard in training, drawn from ``(seed, batch)``.
 
     Attributes:
         num_time_masks: SpecAugment masks over time.
@@ -115,15 +125,20 @@ class AugmentConfig(Frozen):
         gain: Largest shift of the log-mel, up or down (0.25 is 10 dB).
         smoothed: Share of rows whose log-mel is smoothed as a regression decoder smooths it, so
             that decoded speech is read back as well as recorded speech.
+        spliced: Share of rows that are runs of words cut out of drawn utterances instead of an
+            utterance (where words' places are known), so that words are learnt, not sentences.
+        spliced_words: Longest run.
     """
 
-    num_time_masks: NonNegativeInt = 2
-    time_mask_frames: NonNegativeInt = 12
-    num_bin_masks: NonNegativeInt = 2
-    bin_mask_bins: NonNegativeInt = 12
-    noise: NonNegativeFloat = 0.1
-    gain: NonNegativeFloat = 0.1
-    smoothed: Annotated[float, Field(ge=0, le=1)] = 0.25
+    num_time_masks: NonNegativeInt = 1
+    time_mask_frames: NonNegativeInt = 6
+    num_bin_masks: NonNegativeInt = 1
+    bin_mask_bins: NonNegativeInt = 8
+    noise: NonNegativeFloat = 0.05
+    gain: NonNegativeFloat = 0.05
+    smoothed: Annotated[float, Field(ge=0, le=1)] = 0.1
+    spliced: Annotated[float, Field(ge=0, le=1)] = 0.5
+    spliced_words: PositiveInt = 4
 
 
 class TokenizerConfig(Frozen):
@@ -145,7 +160,7 @@ class TokenizerConfig(Frozen):
     decoder_weight: PositiveFloat = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     reader: Literal["ctc", "decoder"] = "ctc"
-    batch_frames: PositiveInt = 6000
+    batch_frames: PositiveInt = 3000
     training: TrainConfig = TrainConfig(
         num_steps=1200,
         learning_rate=2e-3,

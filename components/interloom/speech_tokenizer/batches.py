@@ -3,15 +3,16 @@
 Shapes: B rows, F mel frames, M bins, L labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interloom.config.speech_tokenizer import AugmentConfig
-from interloom.speech_tokenizer.features import Features
+from interloom.speech_tokenizer.features import Features, Passage
 
-_ROWS, _ORDER, _AUGMENT = 1, 2, 3  # what a random stream is for
+_ROWS, _ORDER, _AUGMENT, _SPLICE = 1, 2, 3, 4  # what a random stream is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,55 @@ class BatchPlan:
         return order
 
 
-def collate(features: Features, rows: NDArray[np.int64], *, frames_per_token: int) -> Batch:
-    """The arrays of some utterances, as long as the longest."""
-    codes = features.num_codes_N[rows]
-    labels = [features.labels(int(row)) for row in rows]
-    num_labels = np.array([len(one) for one in labels], np.int64)
-    mel = np.zeros(
-        (len(rows), int(codes.max()) * frames_per_token, features.mel_FM.shape[1]), np.float32
-    )
-    padded = np.zeros((len(rows), max(1, int(num_labels.max()))), np.int64)
-    for position, row in enumerate(rows.tolist()):
-        frames = int(codes[position]) * frames_per_token
-        mel[position, :frames] = features.mel(row, frames)
-        padded[position, : num_labels[position]] = labels[position]
-    return Batch(mel, codes, padded, num_labels)
+def collate(passages: Sequence[Passage], *, frames_per_token: int) -> Batch:
+    """The arrays of some passages, as long as the longest."""
+    codes = np.array([-(-len(one.mel_FM) // frames_per_token) for one in passages], np.int64)
+    num_labels = np.array([len(one.labels_L) for one in passages], np.int64)
+    shape = (len(passages), int(codes.max()) * frames_per_token, passages[0].mel_FM.shape[1])
+    mel = np.zeros(shape, np.float32)
+    labels = np.zeros((len(passages), max(1, int(num_labels.max()))), np.int64)
+    for row, passage in enumerate(passages):
+        mel[row, : len(passage.mel_FM)] = passage.mel_FM
+        # The rest of the last code goes on as the passage ends.
+        mel[row, len(passage.mel_FM) : codes[row] * frames_per_token] = passage.mel_FM[-1]
+        labels[row, : num_labels[row]] = passage.labels_L
+    return Batch(mel, codes, labels, num_labels)
+
+
+def splice(features: Features, frames: int, max_words: int, rng: np.random.Generator) -> Passage:
+    """Runs of words of drawn utterances, one after the other, as many as fit into ``frames``.
+
+    At least one run is taken, whole utterances where words have no place.
+    """
+    mel: list[NDArray[np.float16]] = []
+    labels: list[NDArray[np.int32]] = []
+    free = frames
+    while True:
+        row = int(rng.integers(len(features)))
+        num_words = features.num_words(row)
+        start = int(rng.integers(num_words))
+        stop = min(num_words, start + 1 + int(rng.integers(max_words)))
+        run = features.words(row, start, stop)
+        if mel and len(run.mel_FM) > free:
+            return Passage(np.concatenate(mel), np.concatenate(labels))
+        mel.append(run.mel_FM)
+        labels.append(run.labels_L)
+        free -= len(run.mel_FM)
+
+
+def passages_of(
+    features: Features, rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, index: int
+) -> list[Passage]:
+    """What batch ``index`` says: its utterances, or in place of some, spliced words."""
+    rng = stream(seed, index, _SPLICE)
+    whole = [features.whole(int(row)) for row in rows]
+    longest = max(len(one.mel_FM) for one in whole)
+    return [
+        splice(features, longest, config.spliced_words, rng)
+        if rng.random() < config.spliced
+        else one
+        for one in whole
+    ]
 
 
 def augment(

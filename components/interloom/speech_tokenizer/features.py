@@ -7,8 +7,10 @@ Shapes: N utterances, F mel frames, M bins, L labels. The log-mels lie in a memo
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,14 @@ TABLE = "utterances"
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """Log-mel of shape (F, M) and the labels of what is said in it."""
+
+    mel_FM: NDArray[np.float16]
+    labels_L: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
     """The utterances of one split.
 
@@ -37,6 +47,10 @@ class Features:
         num_codes_N: Codes of each.
         labels_L: All labels.
         first_label_N: Where each one's begin; one more at the end.
+        cut_frame_C: Where an utterance may be cut: its first frame, the middle of each gap between
+            words, its end; counted from its first frame.
+        cut_label_C: How many of its labels stand before each cut.
+        first_cut_N: Where each one's cuts begin; one more at the end.
     """
 
     mel_FM: NDArray[np.float16]
@@ -44,18 +58,30 @@ class Features:
     num_codes_N: NDArray[np.int64]
     labels_L: NDArray[np.int32]
     first_label_N: NDArray[np.int64]
+    cut_frame_C: NDArray[np.int64]
+    cut_label_C: NDArray[np.int64]
+    first_cut_N: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.num_codes_N)
 
-    def mel(self, row: int, frames: int) -> NDArray[np.float16]:
-        """The first ``frames`` frames of one utterance."""
-        start = self.first_frame_N[row]
-        return self.mel_FM[start : start + frames]
+    def whole(self, row: int) -> Passage:
+        """One utterance."""
+        return self.words(row, 0, self.num_words(row))
 
-    def labels(self, row: int) -> NDArray[np.int32]:
-        """The labels of one utterance."""
-        return self.labels_L[self.first_label_N[row] : self.first_label_N[row + 1]]
+    def num_words(self, row: int) -> int:
+        """Words that can be taken out of one utterance; 1 if it is not known where they are."""
+        return int(self.first_cut_N[row + 1] - self.first_cut_N[row]) - 1
+
+    def words(self, row: int, start: int, stop: int) -> Passage:
+        """Words ``[start, stop)`` of one utterance."""
+        cuts = slice(self.first_cut_N[row], self.first_cut_N[row + 1])
+        frames, labels = self.cut_frame_C[cuts], self.cut_label_C[cuts]
+        frame, label = self.first_frame_N[row], self.first_label_N[row]
+        return Passage(
+            self.mel_FM[frame + frames[start] : frame + frames[stop]],
+            self.labels_L[label + labels[start] : label + labels[stop]],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +122,9 @@ def read_features(
         codes,
         np.array(body["labels"], np.int32),
         np.array(body["first_label"], np.int64),
+        np.array(body["cut_frame"], np.int64),
+        np.array(body["cut_label"], np.int64),
+        np.array(body["first_cut"], np.int64),
     )
 
 
@@ -103,10 +132,10 @@ def _compute(
     corpus: Corpus, data: Path, index: Path, *, store: ArtifactStore, progress: Progress
 ) -> None:
     """Write the data, then the index; the index is there only when the data is whole."""
-    codes: list[int] = []
-    labels: list[int] = []
-    first_label = [0]
-    with data.with_suffix(".partial").open("wb") as file:
+    table: dict[str, list[int]] = {"num_codes": [], "labels": [], "cut_frame": [], "cut_label": []}
+    table |= {"first_label": [0], "first_cut": [0]}
+    partial = data.with_name(f".{data.name}.{uuid4().hex}")  # several ranks may compute at once
+    with partial.open("wb") as file:
         for count, row in enumerate(_transcribed(corpus, store)):
             waveform = read_audio(row["audio"])
             length = num_tokens(len(waveform), corpus.encoder)
@@ -115,21 +144,45 @@ def _compute(
             frames = length * _frames_per_token(corpus.encoder)
             mel = log_mel(waveform, num_mel_bins=corpus.encoder.num_mel_bins, num_frames=frames)
             file.write(mel.astype(np.float16).tobytes())
-            codes.append(length)
-            labels += corpus.text_tokenizer.encode(row["text"])
-            first_label.append(len(labels))
+            table["num_codes"].append(length)
+            _add_words(table, row, frames, corpus.text_tokenizer)
             if count % 100 == 0:
                 progress.update(count, None, "log-mels")
-    data.with_suffix(".partial").replace(data)
-    body = {"num_codes": codes, "labels": labels, "first_label": first_label}
-    partial = index.with_suffix(".partial-index")
-    partial.write_text(json.dumps(body))
+    partial.replace(data)
+    partial.write_text(json.dumps(table))
     partial.replace(index)
+
+
+def _add_words(
+    table: dict[str, list[int]], row: Mapping[str, Any], frames: int, tokenizer: TextTokenizer
+) -> None:
+    """The labels of an utterance and where it may be cut."""
+    written = row["text"].split()
+    spans = [(word["start"], word["stop"]) for word in row["words"] or ()]
+    gaps = [
+        (stop + start) // (2 * SAMPLES_PER_MEL_FRAME) for (_, stop), (start, _) in pairwise(spans)
+    ]
+    if len(spans) != len(written) or gaps != sorted(gaps) or (gaps and gaps[-1] > frames):
+        written, gaps = [" ".join(written)], []
+    labels = [labels_of(tokenizer, word) for word in written]
+    table["labels"] += [label for one in labels for label in one]
+    table["first_label"].append(len(table["labels"]))
+    table["cut_frame"] += [0, *gaps, frames]
+    table["cut_label"] += [0, *accumulate(len(one) for one in labels)]
+    table["first_cut"].append(len(table["cut_frame"]))
+
+
+def labels_of(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """The labels of words as they stand within a text: each word with the space before it.
+
+    So a word has one spelling, wherever an utterance begins.
+    """
+    return tokenizer.encode(f" {text}")
 
 
 def _transcribed(corpus: Corpus, store: ArtifactStore) -> Iterator[Mapping[str, Any]]:
     """The rows with a text."""
-    columns = ["id", "text", "audio"]
+    columns = ["id", "text", "audio", "words"]
     for row in read_table(store, corpus.speech, TABLE, split=corpus.split, columns=columns):
         if row["text"]:
             yield row

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from interloom.config.speech_tokenizer import EncoderConfig
+
 
 class Attention(nn.Module):
     """Multi-head attention; the key projection has no bias, as in Whisper."""
@@ -37,21 +39,51 @@ class Attention(nn.Module):
         return heads.transpose(1, 2)
 
 
+class Nearness(nn.Module):
+    """A learned bias of each head for each distance, up to ``reach`` either way.
+
+    Whisper has none. It starts with heads that look behind, here, ahead and around, as a
+    convolution would: from scratch on an hour of speech, attention does not find its neighbours
+    by absolute positions alone in any reasonable time.
+    """
+
+    def __init__(self, num_heads: int, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+        distance = torch.arange(-reach, reach + 1).float()
+        heads = torch.arange(num_heads)
+        centre = torch.tensor([-2.0, 0.0, 2.0, 0.0])[heads % 4]
+        slope = torch.tensor([1.0, 2.0, 1.0, 0.25])[heads % 4]
+        self.weight = nn.Parameter(-slope[:, None] * (distance - centre[:, None]).abs())
+
+    def forward(self, mask_B1TT: Tensor) -> Tensor:
+        """The bias where attending is allowed, minus infinity elsewhere; (B, H, T, T)."""
+        index = torch.arange(mask_B1TT.shape[-1], device=mask_B1TT.device)
+        distance = (index[None, :] - index[:, None]).clamp(-self.reach, self.reach) + self.reach
+        bias_HTT = self.weight[:, distance]
+        return bias_HTT.masked_fill(~mask_B1TT, -torch.inf)
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and feed-forward."""
 
-    def __init__(self, d_model: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(self, config: EncoderConfig, dropout: float) -> None:
         super().__init__()
-        self.self_attn = Attention(d_model, num_heads)
+        d_model, ffn_dim = config.d_model, config.ffn_dim
+        self.self_attn = Attention(d_model, config.num_heads)
         self.self_attn_layer_norm = nn.LayerNorm(d_model)
         self.fc1 = nn.Linear(d_model, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, d_model)
         self.final_layer_norm = nn.LayerNorm(d_model)
         self.dropout = nn.Dropout(dropout)
+        reach = config.relative_reach
+        self.nearness = None if reach is None else Nearness(config.num_heads, reach)
 
-    def forward(self, x_BTD: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask: Tensor) -> Tensor:
         """One layer; shape (B, T, D)."""
         normed = self.self_attn_layer_norm(x_BTD)
+        if self.nearness is not None:
+            mask = self.nearness(mask)
         x_BTD = x_BTD + self.dropout(self.self_attn(normed, normed, mask))
         hidden = F.gelu(self.fc1(self.final_layer_norm(x_BTD)))
         out: Tensor = x_BTD + self.dropout(self.fc2(hidden))
@@ -92,10 +124,16 @@ def sinusoids(length: int, width: int) -> Tensor:
     return F.pad(table, (0, width - 2 * half))
 
 
-def block_causal_mask(length: int, block: int | None) -> Tensor | None:
+def near_mask(length: int, window: int | None) -> Tensor:
+    """True where two positions are at most ``window`` apart; None sees all."""
+    index = torch.arange(length)
+    return (index[None, :] - index[:, None]).abs() <= (length if window is None else window)
+
+
+def block_causal_mask(length: int, block: int | None) -> Tensor:
     """True where position i may see j: the past and its own block (spec 8.1); None sees all."""
     if block is None:
-        return None
+        return torch.ones(length, length, dtype=torch.bool)
     index = torch.arange(length)
     return (index[None, :] <= index[:, None]) | (index[None, :] // block == index[:, None] // block)
 

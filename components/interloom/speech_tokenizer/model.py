@@ -159,6 +159,9 @@ def load_whisper(model: TokenizerModel, state: dict[str, Tensor]) -> None:
     if positions is not None:
         found.setdefault("embed_positions2.weight", positions[: encoder.config.max_tokens])
     own = encoder.state_dict()
+    for name, tensor in own.items():
+        if name.endswith("nearness.weight"):  # Whisper prefers no distance
+            found.setdefault(name, torch.zeros_like(tensor))
     wanted = {name for name in own if not name.startswith("codebook.")}
     wrong = sorted(
         name

@@ -28,6 +28,7 @@ from interloom.core.errors import DataError
 from interloom.core.spans import FrameClock, Span
 from interloom.ports.store import ArtifactStore
 from interloom.speech_tokenizer.artifact import load_model
+from interloom.speech_tokenizer.features import labels_of
 from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.pieces import Piece, cut, num_tokens
 from interloom.speech_tokenizer.reading import ctc_align, ctc_greedy, decoder_greedy
@@ -95,10 +96,7 @@ class SpeechTokenizer:
         """
         if not words:
             return []
-        pieces = [
-            self.text_tokenizer.encode(word if index == 0 else f" {word}")
-            for index, word in enumerate(words)
-        ]
+        pieces = [labels_of(self.text_tokenizer, word) for word in words]
         labels = [label for piece in pieces for label in piece]
         spans = ctc_align(self._log_probs(codes), labels, blank=self.model.blank)
         found: list[Span] = []
@@ -139,7 +137,7 @@ class SpeechTokenizer:
                     labels += ctc_greedy(log_probs, blank=self.model.blank)
                 case "decoder":
                     labels += decoder_greedy(self.model, states)
-        return self.text_tokenizer.decode(labels)
+        return self.text_tokenizer.decode(labels).strip()
 
     def _log_probs(self, codes: AnyCodes) -> NDArray[np.float32]:
         """The CTC head's log-probabilities, (C, V + 1)."""

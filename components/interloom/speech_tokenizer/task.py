@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interloom.config.speech_tokenizer import SAMPLES_PER_MEL_FRAME, TokenizerConfig
-from interloom.speech_tokenizer.batches import Batch, BatchPlan, augment, collate
+from interloom.speech_tokenizer.batches import Batch, BatchPlan, augment, collate, passages_of
 from interloom.speech_tokenizer.encoder import valid_positions
 from interloom.speech_tokenizer.features import Features
 from interloom.speech_tokenizer.model import Losses, TokenizerModel
@@ -40,7 +40,14 @@ class TokenizerTask:
         """The loss of batch ``index``; sets the codebook when its time has come."""
         module.train()
         self._start_codebook(index)
-        batch = self._batch(index)
+        passages = passages_of(
+            self._features,
+            self.plan.rows(index),
+            self._config.augment,
+            seed=self._seed,
+            index=index,
+        )
+        batch = collate(passages, frames_per_token=self._frames_per_token)
         augment(
             batch,
             self._config.augment,
@@ -68,9 +75,9 @@ class TokenizerTask:
         return counts
 
     def _batch(self, index: int) -> Batch:
-        return collate(
-            self._features, self.plan.rows(index), frames_per_token=self._frames_per_token
-        )
+        """The utterances of batch ``index`` as they were recorded."""
+        passages = [self._features.whole(int(row)) for row in self.plan.rows(index)]
+        return collate(passages, frames_per_token=self._frames_per_token)
 
     @property
     def _device(self) -> torch.device:

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interloom.config.speech_tokenizer import AugmentConfig
+from interloom.speech_tokenizer.batches import BatchPlan, augment, collate, passages_of
+from interloom.speech_tokenizer.features import Features
+
+PER_TOKEN = 8
+QUIET = AugmentConfig(spliced=0.0)
+
+
+def _features(codes: list[int], words: int = 2) -> Features:
+    """Frame f of utterance n is n + f / 1000; each has ``words`` words with one label each."""
+    frames = np.array(codes) * PER_TOKEN
+    mel = np.concatenate([row + np.arange(count) / 1000 for row, count in enumerate(frames)])
+    cuts = np.concatenate([np.linspace(0, count, words + 1).astype(np.int64) for count in frames])
+    return Features(
+        mel_FM=np.repeat(mel[:, None], 4, 1).astype(np.float16),
+        first_frame_N=np.cumsum(frames) - frames,
+        num_codes_N=np.array(codes),
+        labels_L=np.arange(words * len(codes), dtype=np.int32),
+        first_label_N=words * np.arange(len(codes) + 1),
+        cut_frame_C=cuts,
+        cut_label_C=np.tile(np.arange(words + 1), len(codes)),
+        first_cut_N=(words + 1) * np.arange(len(codes) + 1),
+    )
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
+@settings(deadline=None, max_examples=40)
+def test_an_epoch_has_each_utterance_once(codes: list[int], epoch: int) -> None:
+    plan = BatchPlan(np.array(codes), bucket=4, max_codes=80, seed=3)
+
+    first = epoch * plan.num_batches
+    rows = [row for index in range(plan.num_batches) for row in plan.rows(first + index)]
+
+    assert sorted(rows) == list(range(len(codes)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=40)
+def test_a_padded_batch_is_no_larger_than_asked(codes: list[int]) -> None:
+    plan = BatchPlan(np.array(codes), bucket=4, max_codes=80, seed=3)
+
+    for index in range(plan.num_batches):
+        rows = plan.rows(index)
+        longest = max(-(-codes[row] // 4) * 4 for row in rows)
+        assert len(rows) == 1 or len(rows) * longest <= 80
+
+
+def test_epochs_differ_and_a_batch_is_a_function_of_its_index() -> None:
+    codes = np.full(40, 8)
+    one, other = (BatchPlan(codes, bucket=4, max_codes=80, seed=3) for _ in range(2))
+
+    assert one.rows(5).tolist() == other.rows(5).tolist()
+    assert one.rows(0).tolist() != one.rows(one.num_batches).tolist()
+
+
+def test_a_batch_is_padded_with_zeros() -> None:
+    features = _features([2, 1])
+
+    batch = collate([features.whole(0), features.whole(1)], frames_per_token=PER_TOKEN)
+
+    assert batch.mel_BFM.shape == (2, 16, 4)
+    assert batch.num_codes_B.tolist() == [2, 1]
+    assert batch.mel_BFM[1, 7, 0] == pytest.approx(1.007, abs=1e-3)
+    assert batch.mel_BFM[1, 8:].any() is np.False_
+    assert batch.labels_BL.tolist() == [[0, 1], [2, 3]]
+
+
+def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
+    features = _features([4, 4, 4])  # words are 16 frames long, labels 2 n and 2 n + 1
+    config = AugmentConfig(spliced=1.0, spliced_words=1)
+
+    passages = passages_of(features, np.array([0, 1]), config, seed=1, index=2)
+
+    for passage in passages:
+        assert 16 <= len(passage.mel_FM) <= 32
+        assert len(passage.mel_FM) == 16 * len(passage.labels_L)
+        for place, label in enumerate(passage.labels_L.tolist()):
+            heard = float(passage.mel_FM[16 * place, 0])
+            assert heard == pytest.approx(label // 2 + 0.016 * (label % 2), abs=2e-3)
+
+
+def test_augmentation_is_a_function_of_seed_and_index_and_spares_the_padding() -> None:
+    features = _features([2, 4])
+    passages = passages_of(features, np.array([0, 1]), QUIET, seed=1, index=0)
+
+    made = []
+    for index in (7, 7, 8):
+        batch = collate(passages, frames_per_token=PER_TOKEN)
+        augment(batch, AugmentConfig(), seed=1, index=index, frames_per_token=PER_TOKEN)
+        made.append(batch.mel_BFM)
+
+    np.testing.assert_array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+    assert not made[0][0, 16:].any()
