@@ -15,6 +15,7 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora.tables import DOCUMENTS, SPEECH_TOKENS, write_table
 from interloom.mixture.rows import INDEX, load_rows
+from interloom.mixture.sources import interleaved_examples, speech_examples
 from interloom.ports.workspace import Workspace
 from interloom.stages.mix import MixRequest, MixResult, mix
 from interloom.testing.store import MemoryStore
@@ -281,3 +282,34 @@ def test_a_mixture_with_interleaved_rows_needs_them(tmp_path: Path) -> None:
             store=world.store,
             work=Workspace(tmp_path),
         )
+
+
+def test_rows_that_do_not_fit_their_index_are_refused(tmp_path: Path) -> None:
+    world = _world()
+    manifest = world.store.manifest(_mix(world, tmp_path).rows)
+    with world.store.draft(ArtifactKind.PACKED_ROWS) as draft:
+        for held in manifest.shards:
+            data = world.store.local_path(held).read_bytes()
+            with draft.shard(held.path) as shard:
+                shard.path.write_bytes(data[:-4] if held.path.endswith("tokens.bin") else data)
+        damaged = draft.commit()
+
+    with pytest.raises(DataError, match="packed rows do not fit their index"):
+        load_rows(world.store, damaged)
+
+
+def test_interleaved_ids_outside_the_layout_are_refused() -> None:
+    layout = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
+    rows = [{"id": "i", "ids": [3, layout.size], "licence": "CC0-1.0"}]
+
+    with pytest.raises(
+        DataError, match=r"row 'i' has ids in \[3, 47\], the layout holds \[0, 47\)"
+    ):
+        list(interleaved_examples(rows, layout))
+
+
+def test_codes_outside_the_codebook_name_their_utterance() -> None:
+    layout = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
+
+    with pytest.raises(DataError, match=r"utterance 'u': speech codes must lie in \[0, 16\)"):
+        list(speech_examples([{"id": "u", "codes": [16], "licence": "CC0-1.0"}], layout))

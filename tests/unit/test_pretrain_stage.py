@@ -16,7 +16,7 @@ from interloom.adapters.folder_store import FolderStore
 from interloom.config.language_model import LanguageModelConfig, PretrainConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind
-from interloom.core.errors import ConfigError
+from interloom.core.errors import ConfigError, DataError
 from interloom.language_model.model import Transformer
 from interloom.language_model.runtime import load_language_model
 from interloom.language_model.task import LanguageModelTask
@@ -153,6 +153,20 @@ def test_the_artifact_holds_weights_config_and_card(tmp_path: Path) -> None:
     assert manifest.count("parameters") == MODEL.num_parameters(LAYOUT.size)
     card = store.local_path(manifest.shard("README.md")).read_text()
     assert "Licences of the training data: CC0-1.0." in card
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> None:
+    store = MemoryStore()
+    manifest = store.manifest(_pretrain(store, tmp_path, _config(num_steps=3)).model)
+    with store.draft(ArtifactKind.LANGUAGE_MODEL) as draft:
+        for held in manifest.shards:
+            text = store.local_path(held).read_bytes()
+            with draft.shard(held.path) as shard:
+                shard.path.write_bytes(text.replace(b'"ffn_size": 32', b'"ffn_size": 40'))
+        damaged = draft.commit()
+
+    with pytest.raises(DataError, match="do not fit its config"):
+        load_language_model(store, damaged)
 
 
 class _RecordingTask(LanguageModelTask):
