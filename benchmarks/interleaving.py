@@ -1,0 +1,189 @@
+"""Interleaving to joint ids: offset integers against speech tokens as strings.
+
+The peer is slamkit's Poisson interleaver, re-stated from its description: spans are picked one by
+one from a list of eligible places that is rebuilt for each draw, speech tokens are written as
+``<Un7>`` into a string, and a Hugging Face tokenizer turns the string into ids. Before anything is
+measured, both must give the same ids for the same spans.
+
+    python benchmarks/interleaving.py
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer
+
+from interloom.interleaving.sampling import SpanRule, WordSpan
+from interloom.interleaving.weaving import Plan, Weaver, plan_document
+from interloom.text.bpe import TextTokenizer
+from interloom.text_to_token.spans import SpanResult
+from interloom.vocabulary.layout import Marker, VocabularyLayout
+
+TURNS = 5
+NUM_CODES = 1024
+RULE = SpanRule(ratio=0.3, mean_words=10, max_words=41)
+CONFIGS = ({"words": 400, "documents": 200}, {"words": 8000, "documents": 10})
+VOCABULARY = [f"w{number}" for number in range(400)]
+
+Spans = Sequence[tuple[int, int]]
+Document = dict[str, object]
+
+
+def make_documents(words: int, documents: int) -> list[Document]:
+    """Texts of random words, with the codes of each word."""
+    rng = np.random.Generator(np.random.Philox(key=words))
+    made: list[Document] = []
+    for number in range(documents):
+        drawn = [VOCABULARY[at] for at in rng.integers(len(VOCABULARY), size=words)]
+        codes = [rng.integers(NUM_CODES, size=4).astype(np.int32) for _ in range(words)]
+        made.append({"id": str(number), "text": " ".join(drawn), "words": drawn, "codes": codes})
+    return made
+
+
+def pick_spans(num_words: int, rng: np.random.Generator) -> Spans:
+    """The peer's picker: the list of eligible places is rebuilt for each draw."""
+    taken = np.zeros(num_words, bool)
+    spans: list[tuple[int, int]] = []
+    target = int(np.ceil(RULE.ratio * num_words))
+    while taken.sum() < target:
+        eligible = [
+            at for at in range(num_words) if not taken[at] and not (at > 0 and taken[at - 1])
+        ]
+        start = eligible[int(rng.integers(len(eligible)))]
+        stop = min(start + int(rng.poisson(RULE.mean_words)), num_words)
+        if stop > start and not taken[start : min(stop + 1, num_words)].any():
+            taken[start:stop] = True
+            spans.append((start, stop))
+    return sorted(spans)
+
+
+class StringInterleaver:
+    """Strings first, then ids."""
+
+    def __init__(self, text_tokenizer: TextTokenizer, layout: VocabularyLayout) -> None:
+        body = json.loads(text_tokenizer_json(text_tokenizer))
+        self._tokenizer = Tokenizer.from_str(json.dumps(body))
+        names = [marker.value for marker in Marker] + [f"<Un{code}>" for code in range(NUM_CODES)]
+        self._tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+        if self._tokenizer.token_to_id("<Un0>") != layout.speech_offset:
+            raise SystemExit("the peer's vocabulary is laid out otherwise")
+
+    def ids(self, document: Document, spans: Spans) -> list[int]:
+        """Ids of a document with these spans spoken."""
+        words, codes = list_of(document["words"]), list_of(document["codes"])
+        parts, at = [], 0
+        for start, stop in spans:
+            parts.append(joined(words[at:start], at))
+            units = "".join(f"<Un{code}>" for word in codes[start:stop] for code in word)
+            parts.append(Marker.AUDIO_BEGIN.value + units + Marker.AUDIO_END.value)
+            at = stop
+        parts.append(joined(words[at:], at))
+        return list(self._tokenizer.encode("".join(parts), add_special_tokens=False).ids)
+
+
+def joined(words: list[str], at: int) -> str:
+    """Words with their spaces; a word carries the space before it."""
+    return "".join(f" {word}" if at + place else word for place, word in enumerate(words))
+
+
+def list_of(value: object) -> list[str]:
+    """A list that a document holds."""
+    return value if isinstance(value, list) else []
+
+
+def text_tokenizer_json(text_tokenizer: TextTokenizer) -> str:
+    """The tokenizer's file."""
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        text_tokenizer.save(Path(folder) / "tokenizer.json")
+        return (Path(folder) / "tokenizer.json").read_text()
+
+
+def results_of(plan: Plan, codes: Sequence[NDArray[np.int32]]) -> list[SpanResult]:
+    """The codes of each span's words, as synthesis would give them."""
+    return [
+        SpanResult(
+            name, np.concatenate(codes[one.words.start : one.words.stop]), reason="", attempts=1
+        )
+        for name, one in zip(plan.span_ids, plan.spans, strict=True)
+    ]
+
+
+def run_interloom(documents: Sequence[Document], weaver: Weaver) -> list[list[int]]:
+    """Plan and weave all documents."""
+    rows = [dict.fromkeys(("split", "source", "licence"), "") | one for one in documents]
+    plans = [plan_document(row, RULE, seed=0) for row in rows]
+    results = [results_of(plan, plan.document["codes"]) for plan in plans]
+    return [row["ids"] for row in weaver.weave(plans, results)]
+
+
+def run_strings(documents: Sequence[Document], peer: StringInterleaver) -> list[list[int]]:
+    """Pick and write all documents."""
+    made = []
+    for number, document in enumerate(documents):
+        rng = np.random.Generator(np.random.Philox(key=number))
+        made.append(peer.ids(document, pick_spans(len(list_of(document["words"])), rng)))
+    return made
+
+
+def require_equal_ids(
+    documents: Sequence[Document], weaver: Weaver, peer: StringInterleaver
+) -> None:
+    """The same spans must give the same ids on both sides."""
+    ours = run_interloom(documents, weaver)
+    for document, ids in zip(documents, ours, strict=True):
+        row = dict.fromkeys(("split", "source", "licence"), "") | document
+        spans: list[WordSpan] = [one.words for one in plan_document(row, RULE, seed=0).spans]
+        if ids != peer.ids(document, [(one.start, one.stop) for one in spans]):
+            raise SystemExit(f"document {document['id']}: the ids differ")
+
+
+def compare(
+    words: int, documents: int, weaver: Weaver, peer: StringInterleaver
+) -> dict[str, object]:
+    """Both sides in turns, in words of source text a second."""
+    made = make_documents(words, documents)
+    require_equal_ids(made, weaver, peer)
+    sides: dict[str, Callable[[], object]] = {
+        "interloom": lambda: run_interloom(made, weaver),
+        "strings": lambda: run_strings(made, peer),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(TURNS):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run()
+            rates[name].append(words * documents / (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    shown = {
+        name: {
+            "median": round(medians[name]),
+            "min": round(min(values)),
+            "max": round(max(values)),
+        }
+        for name, values in rates.items()
+    }
+    ratio = round(medians["interloom"] / medians["strings"], 2)
+    return {"words": words, "documents": documents} | shown | {"ratio": ratio}
+
+
+def main() -> None:
+    """Print one JSON object."""
+    tokenizer_texts = [" ".join(VOCABULARY)] * 4
+    text_tokenizer = TextTokenizer.train(tokenizer_texts, vocab_size=1000)
+    layout = VocabularyLayout(text_tokenizer.vocab_size, NUM_CODES, "a" * 64, "b" * 64)
+    weaver, peer = Weaver(text_tokenizer, layout), StringInterleaver(text_tokenizer, layout)
+    configs = [compare(**config, weaver=weaver, peer=peer) for config in CONFIGS]
+    worst = min(float(str(config["ratio"])) for config in configs)
+    body = {"figure": "interleaving", "unit": "words/s", "configs": configs, "ratio": worst}
+    print(json.dumps(body))
+
+
+if __name__ == "__main__":
+    main()
