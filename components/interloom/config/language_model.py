@@ -108,9 +108,9 @@ class PretrainConfig(Frozen):
 
     model: LanguageModelConfig = LanguageModelConfig()
     train: TrainConfig = TrainConfig(
-        num_steps=300, learning_rate=2e-3, warmup_steps=15, schedule="linear"
+        num_steps=880, learning_rate=2e-3, warmup_steps=20, schedule="linear"
     )
-    rows_per_batch: Annotated[int, Field(ge=1)] = 8
+    rows_per_batch: Annotated[int, Field(ge=1)] = 4
     has_activation_checkpointing: bool = False
     loss_chunk_tokens: PositiveInt = 4096
 

@@ -53,7 +53,7 @@ class MixtureConfig(Frozen):
     """
 
     row_length: Annotated[int, Field(ge=16)] = 256
-    total_tokens: PositiveInt = 600_000
+    total_tokens: PositiveInt = 900_000
     text: SourceConfig | None = SourceConfig(budget=Share(share=0.3), max_epochs=8)
     speech: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
     transcribe: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
