@@ -1,8 +1,10 @@
 """How a run tells whoever watches it what happens. Calls come from several threads."""
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Protocol
 
+from interloom.bootstrap import Services
 from interloom.ports.progress import Progress
 
 
@@ -26,5 +28,18 @@ class RunListener(Protocol):
         ...
 
 
-LISTENER: ContextVar[RunListener] = ContextVar("interloom_run_listener")
-"""Who watches the flow that is called next; a deployed flow has nobody and uses Prefect's log."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the caller of a flow in this process shares with it.
+
+    Attributes:
+        services: Open already, and closed by the caller.
+        listener: Watches the run.
+    """
+
+    services: Services
+    listener: RunListener
+
+
+CALLER: ContextVar[Caller] = ContextVar("interloom_caller")
+"""Who calls the flow; a deployed flow has nobody, opens its own services and uses Prefect's log."""

@@ -5,7 +5,8 @@ is reused, so a flow that is run again goes on from where it was.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
@@ -25,7 +26,7 @@ from interloom.core.errors import ConfigError, TransientError
 from interloom.core.ids import new_run_id
 from interloom.ports.progress import NoProgress, Progress
 from interloom.stages.contract import StageCall, StageContract, StageOutcome, execute_stage, sweep
-from interloom_flows.listening import LISTENER, RunListener
+from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
 from interloom_flows.planning import named_corpora, stage_call
@@ -122,27 +123,34 @@ def nightly_evaluation(parameters: PipelineParameters) -> str:
 @flow(name="sweeper", persist_result=False)
 def sweeper() -> int:
     """Remove workspaces that nobody uses; gives how many there were."""
-    services = connect(load_settings())
-    try:
-        removed = sweep(services.contract, grace_s=services.settings.staging_grace_s)
-    finally:
-        services.close()
-    get_run_logger().info("removed %d workspaces", removed)
+    with _called() as caller:
+        removed = sweep(caller.services.contract, grace_s=caller.services.settings.staging_grace_s)
+    get_run_logger().info("removed %d folders", removed)
     return removed
 
 
 def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
     """Execute the steps, and show Prefect what came of them."""
     recipe, steps = parameters.load()
+    with _called() as caller, pipeline_run(caller.services.catalog, recipe, job) as run_id:
+        schedule = _Schedule(caller.services, recipe, run_id, caller.listener)
+        corpora = named_corpora(caller.services.catalog, recipe)
+        _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))
+    return run_id
+
+
+@contextmanager
+def _called() -> Iterator[Caller]:
+    """Whoever called the flow; for a deployed one, services of its own and Prefect's log."""
+    caller = CALLER.get(None)
+    if caller is not None:
+        yield caller
+        return
     services = connect(load_settings())
     try:
-        with pipeline_run(services.catalog, recipe, job) as run_id:
-            schedule = _Schedule(services, recipe, run_id, LISTENER.get(_PrefectLog()))
-            inputs = schedule.run(steps, Inputs(corpora=named_corpora(services.catalog, recipe)))
-            _show_results(recipe, inputs)
+        yield Caller(services, _PrefectLog())
     finally:
         services.close()
-    return run_id
 
 
 @dataclass(frozen=True, slots=True)

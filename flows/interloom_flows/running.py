@@ -1,7 +1,7 @@
 """Run a recipe: at once from the catalog if everything is there, else through Prefect."""
 
 from interloom.bootstrap import Services
-from interloom_flows.listening import LISTENER, RunListener
+from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.planning import named_corpora, resolve
 from interloom_flows.prefect_home import prefect_api
@@ -26,8 +26,8 @@ def run_recipe(services: Services, parameters: PipelineParameters, listener: Run
     with prefect_api(services.settings.home, services.settings.prefect_api_url):
         from interloom_flows.pipelines import pretraining_pipeline  # imports Prefect
 
-        token = LISTENER.set(listener)
+        token = CALLER.set(Caller(services, listener))
         try:
             return pretraining_pipeline(parameters)
         finally:
-            LISTENER.reset(token)
+            CALLER.reset(token)
