@@ -71,8 +71,8 @@ class TextLimits(Frozen):
 
     Attributes:
         min_characters: Shorter documents are refused.
-        max_characters: Plain text is cut between paragraphs into documents of at most this;
-            longer rows of JSONL and Parquet, and longer single paragraphs, are refused.
+        max_characters: Plain text is cut between paragraphs, or lines, into documents of at most
+            this; longer rows of JSONL and Parquet, and longer single lines, are refused.
         max_row_bytes: Longer lines of JSONL are refused without being read.
     """
 

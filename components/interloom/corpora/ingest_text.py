@@ -1,7 +1,8 @@
 """Take in text: plain files, JSONL and Parquet, or a folder of them.
 
-Plain files are cut between paragraphs into documents of at most ``max_characters``. JSONL and
-Parquet hold a document a row, in ``text``, at will with ``id`` and ``licence``.
+Plain files are cut between paragraphs, and between lines of paragraphs that are too long, into
+documents of at most ``max_characters``. JSONL and Parquet hold a document a row, in ``text``, at
+will with ``id`` and ``licence``.
 """
 
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def _refusal(text: str, limits: TextLimits) -> str:
     if len(text.strip()) < limits.min_characters:
         return f"it has {len(text.strip())} characters, at least {limits.min_characters}"
     if len(text) > limits.max_characters:
-        return f"it has {len(text)} characters, at most {limits.max_characters}"
+        return f"it has over {limits.max_characters} characters"
     if "\0" in text or "\ufffd" in text:
         return "it holds characters that stand for bytes which are no text"
     return ""
@@ -122,8 +123,8 @@ def _plain(file: Path, name: str, limits: TextLimits) -> Iterator[Written]:
     """A plain file, cut between paragraphs; bytes that are no UTF-8 spoil their document only."""
     held: list[str] = []
     size = number = 0
-    for paragraph in _paragraphs(file):
-        if held and size + len(paragraph) + 2 > limits.max_characters:
+    for paragraph in _paragraphs(file, limits.max_characters):
+        if held and size + len(paragraph) > limits.max_characters:
             number += 1
             yield Written(f"{name}#{number}", f"{name}#{number}", "\n\n".join(held))
             held, size = [], 0
@@ -133,18 +134,27 @@ def _plain(file: Path, name: str, limits: TextLimits) -> Iterator[Written]:
     yield Written(f"{name}#{number}", f"{name}#{number}", "\n\n".join(held))
 
 
-def _paragraphs(file: Path) -> Iterator[str]:
-    """What stands between empty lines."""
-    lines: list[str] = []
+def _paragraphs(file: Path, max_characters: int) -> Iterator[str]:
+    """What stands between empty lines, or lines of it if it is too long.
+
+    Of a line that is too long comes only so much that it shows.
+    """
+    text = ""
+    is_new_line = True
     with file.open(encoding="utf-8", errors="replace") as opened:
-        for line in opened:
-            if line.strip():
-                lines.append(line.rstrip())
-            elif lines:
-                yield "\n".join(lines)
-                lines = []
-    if lines:
-        yield "\n".join(lines)
+        while line := opened.readline(max_characters + 1):
+            part = line if line.strip() and not line.endswith("\n") else line.rstrip()
+            is_too_long = len(text) + 1 + len(part) > max_characters
+            if is_new_line and text and (not part or is_too_long):
+                yield text
+                text = part
+            elif is_new_line:
+                text = f"{text}\n{part}" if text else part
+            elif len(text) <= max_characters:
+                text += part
+            is_new_line = line.endswith("\n")
+    if text:
+        yield text
 
 
 def _parquet(file: Path) -> Iterator[Placed]:
@@ -166,7 +176,7 @@ def _rows(name: str, rows: Iterator[Placed]) -> Iterator[Written]:
     """Documents of rows; without an id, file and number are the id."""
     for placed in rows:
         values: dict[str, Any] = placed.values or {}
-        own = f"{name}:{placed.row.rpartition(':')[2]}"
+        own = name + placed.row.removeprefix(Path(name).name)
         try:
             yield Written(
                 row=own,
