@@ -52,6 +52,9 @@ def corpus(tmp_path: Path) -> Path:
     (folder / "audio/corrupt.flac").write_bytes(
         (folder / "audio/good.flac").read_bytes()[:2] + b"rubbish" * 40
     )
+    soundfile.write(folder / "audio/cut.mp3", tone(3.0), 16_000)
+    whole = (folder / "audio/cut.mp3").read_bytes()
+    (folder / "audio/cut.mp3").write_bytes(whole[: len(whole) // 2])
     soundfile.write(tmp_path / "outside.flac", tone(), 16_000)
     (folder / "audio/link.flac").symlink_to(tmp_path / "outside.flac")
     return folder
@@ -109,6 +112,7 @@ REASONS = {
     "long": "it lasts 31.0 s, at most 30 s",
     "nan": "it holds samples that are not numbers",
     "corrupt": "cannot read corrupt.flac as audio",
+    "cut": "it is cut off: it should last 3.0 s, but holds",
     "link": "the path 'audio/link.flac' leaves the folder of the corpus",
     "escape": "the path '../outside.flac' leaves the folder of the corpus",
     "absolute": "leaves the folder of the corpus",
@@ -135,6 +139,7 @@ def test_every_bad_row_is_refused_by_name_and_reason_and_the_rest_goes_on(
             ("long", "flac"),
             ("nan", "wav"),
             ("corrupt", "flac"),
+            ("cut", "mp3"),
             ("link", "flac"),
             ("gone", "flac"),
         ]
@@ -160,7 +165,7 @@ def test_every_bad_row_is_refused_by_name_and_reason_and_the_rest_goes_on(
     for name, reason in REASONS.items():
         assert reason in reasons[name], name
     report = store.local_path(store.manifest(outcome.report).shard(REPORT)).read_text()
-    assert json.loads(report) == {"accepted": 2, "corpus": "speech_corpus", "refused": 16}
+    assert json.loads(report) == {"accepted": 2, "corpus": "speech_corpus", "refused": 17}
     assert outcome.refusals[0].row == "manifest.jsonl:2"
 
 
@@ -250,6 +255,7 @@ def test_a_link_out_of_a_tree_is_refused(store: MemoryStore, tmp_path: Path) -> 
     assert "leaves the folder" in reasons["99-7-0009"]
 
 
+@pytest.mark.slow
 def test_a_lhotse_cutset_is_read(store: MemoryStore, corpus: Path) -> None:
     lhotse = pytest.importorskip("lhotse", reason="lhotse is not installed")
     supervision = lhotse.SupervisionSegment(
@@ -282,6 +288,7 @@ def test_a_lhotse_cutset_is_read(store: MemoryStore, corpus: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_cut_that_runs_a_command_is_refused(store: MemoryStore, corpus: Path) -> None:
     lhotse = pytest.importorskip("lhotse", reason="lhotse is not installed")
     good = corpus / "audio/good.flac"
@@ -365,13 +372,14 @@ def test_transcripts_in_capitals_are_lower_cased(text: str, tidy: str) -> None:
     assert tidy_transcript(text) == tidy
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
-    REAL_SPEECH is None, reason="INTERLOOM_TEST_SPEECH names no manifest of real recordings"
+    REAL_SPEECH is None, reason="INTERLOOM_TEST_SPEECH names no folder of real recordings"
 )
 def test_real_recordings_are_taken_in(store: MemoryStore) -> None:
     assert REAL_SPEECH is not None
 
-    outcome = take(store, Path(REAL_SPEECH))
+    outcome = take(store, Path(REAL_SPEECH) / "manifest.tsv")
 
     rows = taken(store, outcome)
     assert outcome.accepted > 100

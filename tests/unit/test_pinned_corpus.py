@@ -89,6 +89,7 @@ def test_a_folder_of_something_else_is_left_alone(
     assert (tmp_path / "data" / "thesis.txt").exists()
 
 
+@pytest.mark.slow
 def test_dvc_finds_the_folder_as_pinned(
     store: FolderStore, corpora: dict[str, ArtifactRef], tmp_path: Path
 ) -> None:

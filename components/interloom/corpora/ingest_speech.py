@@ -32,6 +32,7 @@ from interloom.text.speakable import has_letter
 _AUDIO = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 _MAX_ROW_BYTES = 1_000_000
 _ROWS_PER_SHARD = 256
+_CUT_OFF_S = 0.25  # decoders of lossy forms drop some milliseconds
 
 
 def ingest_speech(
@@ -132,9 +133,12 @@ def _checked_samples(found: Recorded, text: str, limits: SpeechLimits) -> NDArra
     Raises:
         DataError: The recording cannot be used; the message says why.
     """
-    _check_length(found.seconds(), limits)
+    stated = found.seconds()
+    _check_length(stated, limits)
     samples_S = found.read()
     seconds = len(samples_S) / SAMPLE_RATE_HZ
+    if stated - seconds > _CUT_OFF_S:
+        raise DataError(f"it is cut off: it should last {stated:.1f} s, but holds {seconds:.1f} s")
     _check_length(seconds, limits)
     if not np.isfinite(samples_S).all():
         raise DataError("it holds samples that are not numbers")
