@@ -14,7 +14,7 @@ from interloom.config.mixture import MixtureConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora.tables import DOCUMENTS, SPEECH_TOKENS, write_table
-from interloom.mixture.rows import INDEX, load_rows
+from interloom.mixture.rows import INDEX, load_heldout_rows, load_rows
 from interloom.mixture.sources import interleaved_examples, speech_examples
 from interloom.ports.workspace import Workspace
 from interloom.stages.mix import MixRequest, MixResult, mix
@@ -200,6 +200,29 @@ def test_every_drawn_document_stands_whole_in_the_rows(tmp_path: Path) -> None:
     assert rows.num_targets(range(rows.num_rows)) == batch.is_target_BL.sum()
     counted = sum(m.value for m in result.metrics if m.name.startswith("mix/targets/"))
     assert counted == batch.is_target_BL.sum()
+
+
+def test_held_out_documents_are_packed_apart(tmp_path: Path) -> None:
+    world = _world(heldout_tokens=30)
+
+    ref = _mix(world, tmp_path).rows
+    heldout = load_heldout_rows(world.store, ref)
+
+    assert heldout is not None
+    batch = heldout.batch(range(heldout.num_rows))
+    bpe = load_text_tokenizer(world.store, world.request.text_tokenizer)
+    ids = batch.tokens_BL[world.layout.is_text(batch.tokens_BL)]
+    documents = [row["text"] for row in _documents(60) if row["split"] == "heldout"]
+    lengths = [len(bpe.encode(text)) + 1 for text in documents]
+    taken = next(n for n in range(7) if sum(lengths[:n]) >= 30)
+    assert bpe.decode(ids) == "".join(documents[:taken])
+    assert world.store.manifest(ref).count("heldout_rows") == heldout.num_rows
+
+
+def test_a_mixture_may_hold_nothing_out(tmp_path: Path) -> None:
+    world = _world(heldout_tokens=0)
+
+    assert load_heldout_rows(world.store, _mix(world, tmp_path).rows) is None
 
 
 def test_the_same_request_gives_the_same_rows(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from interloom.ports.engine import EngineBuilder
 from interloom.ports.workspace import Workspace
 from interloom.stages.pretrain import PretrainRequest, PretrainResult, pretrain
 from interloom.testing.engine import PlainEngine
-from interloom.testing.rows import LAYOUT, store_counting_rows
+from interloom.testing.rows import LAYOUT, counting_examples, store_counting_rows
 from interloom.testing.store import MemoryStore
 from interloom.training.loop import train
 
@@ -72,6 +72,22 @@ def test_the_model_learns_and_tells_it_by_modality_and_source(tmp_path: Path) ->
         curve = _curve(result, f"train/loss/{name}")
         assert curve[-1] < 0.8 * curve[0], name
     assert result.metric("language_model/loss/text") == _curve(result, "train/loss/text")[-1]
+
+
+def test_the_loss_on_held_out_rows_is_that_of_their_tokens(tmp_path: Path) -> None:
+    store = MemoryStore()
+    result = _pretrain(store, tmp_path, _config(num_steps=5))
+    model = load_language_model(store, result.model)
+
+    examples = [
+        example
+        for is_speech in (False, True)
+        for example in counting_examples(10, is_speech=is_speech)
+    ]
+    scores = np.concatenate(model.log_likelihoods([example.ids_T for example in examples]))
+
+    assert result.metric("language_model/heldout/loss") == pytest.approx(-scores.mean(), rel=1e-5)
+    assert result.metric("language_model/heldout/loss/source/text") > 0
 
 
 def test_the_stored_model_scores_what_it_learnt_above_noise(tmp_path: Path) -> None:

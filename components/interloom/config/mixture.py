@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from interloom.config.base import Frozen
 
@@ -48,6 +48,8 @@ class MixtureConfig(Frozen):
         transcribe: Speech, then its transcript; the loss is on the transcript.
         speak: A transcript, then its speech; the loss is on the speech.
         interleaved: Documents with spans of synthetic speech.
+        heldout_tokens: About so many tokens of each source are taken from what is held out, to
+            measure the loss on; 0 for none.
         unfit: What becomes of an example that is longer than a row and may not be cut: it is left
             out and counted, or it stops the stage.
     """
@@ -59,6 +61,7 @@ class MixtureConfig(Frozen):
     transcribe: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
     speak: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
     interleaved: SourceConfig | None = SourceConfig(budget=Rest(), max_epochs=8)
+    heldout_tokens: NonNegativeInt = 8_000
     unfit: Literal["leave_out", "refuse"] = "leave_out"
 
     def sources(self) -> dict[str, SourceConfig]:

@@ -115,6 +115,14 @@ def draw_documents(
     return Draws(np.array(sources, np.int16), np.array(documents, np.int64))
 
 
+def all_documents(num_documents: Mapping[str, int]) -> Draws:
+    """Every document once, source after source."""
+    counts = list(num_documents.values())
+    sources = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
+    documents = [np.arange(count, dtype=np.int64) for count in counts]
+    return Draws(sources, np.concatenate(documents) if documents else np.zeros(0, np.int64))
+
+
 def _goes_on(drawn: int, length: int, asked: int) -> bool:
     return 2 * drawn + int(length) <= 2 * asked
 

@@ -2,7 +2,8 @@
 
 Legend: B rows, L tokens of a row, D documents.
 
-An artifact of kind PACKED_ROWS has ``index.json`` and, for each shard, ``rows-NNNNN/``:
+An artifact of kind PACKED_ROWS has ``index.json`` and, for each shard, ``rows-NNNNN/``, and the
+same again under ``heldout/`` if anything is held out:
 ``tokens.bin`` int32 (N, L); ``targets.bin`` bits (N, ceil(L / 8)), big end first; ``counts.bin``
 int32 (N,), targets of each row; ``documents.bin`` int32 (D, 3): row in the shard, first position,
 source; ordered. Numbers are little-endian. A position before the first padding belongs to the last
@@ -12,6 +13,7 @@ document that starts at or before it.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -44,6 +46,23 @@ class RowBatch:
     positions_BL: Ids
     is_target_BL: Mask
     sources_BL: Ids
+
+
+class RowPart(StrEnum):
+    """Which rows of an artifact."""
+
+    TRAIN = "train"
+    HELDOUT = "heldout"
+
+    @property
+    def folder(self) -> str:
+        """Where its shards lie."""
+        return "" if self is RowPart.TRAIN else "heldout/"
+
+    @property
+    def counts(self) -> str:
+        """What the names of its shards' counts begin with."""
+        return "" if self is RowPart.TRAIN else "heldout_"
 
 
 class RowSource(Protocol):
@@ -180,18 +199,30 @@ class RowIndex:
         )
 
 
-def load_rows(store: ArtifactStore, ref: ArtifactRef) -> StoredRows:
+def load_heldout_rows(store: ArtifactStore, ref: ArtifactRef) -> StoredRows | None:
+    """The rows of an artifact that nothing is trained on; None if there are none.
+
+    Raises:
+        DataError: A file has another size than the index says.
+    """
+    if not store.manifest(ref).shards_under(RowPart.HELDOUT.folder):
+        return None
+    return load_rows(store, ref, RowPart.HELDOUT)
+
+
+def load_rows(store: ArtifactStore, ref: ArtifactRef, part: RowPart = RowPart.TRAIN) -> StoredRows:
     """The rows of an artifact.
 
     Raises:
         DataError: A file has another size than the index says.
     """
     manifest = store.manifest(ref)
-    index = RowIndex.from_json(store.local_path(manifest.shard(INDEX)).read_text())
+    index_path = store.local_path(manifest.shard(part.folder + INDEX))
+    index = RowIndex.from_json(index_path.read_text())
     folders = [
         {
             shard.path.rpartition("/")[2]: store.local_path(shard)
-            for shard in manifest.shards_under(f"rows-{number:05d}/")
+            for shard in manifest.shards_under(f"{part.folder}rows-{number:05d}/")
         }
         for number in range(len(index.shard_rows))
     ]

@@ -19,7 +19,7 @@ from interloom.mixture.cutting import cut
 from interloom.mixture.examples import Example, Ids, Mask
 from interloom.mixture.packing import pack_best_fit
 from interloom.mixture.plan import Draws
-from interloom.mixture.rows import INDEX, RowIndex
+from interloom.mixture.rows import INDEX, RowIndex, RowPart
 from interloom.ports.store import ArtifactDraft
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
@@ -138,6 +138,16 @@ def spool(name: str, examples: Iterable[Example], rule: CutRule, folder: Path) -
     )
 
 
+def first_examples(examples: Iterable[Example], num_tokens: int) -> Iterator[Example]:
+    """Examples until they hold ``num_tokens``."""
+    held = 0
+    for example in examples:
+        if held >= num_tokens:
+            return
+        held += len(example.ids_T)
+        yield example
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Placed:
     """Pieces of one window in the order of their rows."""
@@ -180,6 +190,7 @@ def write_rows(
     *,
     row_length: int,
     layout: VocabularyLayout,
+    part: RowPart = RowPart.TRAIN,
 ) -> RowCounts:
     """Pack the drawn documents and write the rows and their index.
 
@@ -189,6 +200,7 @@ def write_rows(
         draws: Which documents, in order.
         row_length: L.
         layout: Says which ids are text, speech and padding.
+        part: Which rows of the artifact these are.
     """
     counts = RowCounts()
     pad = layout.marker(Marker.PAD)
@@ -202,10 +214,10 @@ def write_rows(
                 placed, range(first, min(first + rows_per_shard, placed.num_rows)), row_length, pad
             )
             block.fill(list(sources.values()), maps)
-            block.write(draft, f"rows-{len(shard_rows):05d}")
+            block.write(draft, part, len(shard_rows))
             block.count(names, layout, counts)
             shard_rows.append(len(block.rows))
-    with draft.shard(INDEX) as shard:
+    with draft.shard(part.folder + INDEX) as shard:
         shard.path.write_text(RowIndex(row_length, pad, names, tuple(shard_rows)).to_json())
     return counts
 
@@ -280,9 +292,10 @@ class _Block:
             self._is_target[row, start + 1 : stop] = is_target[begin + 1 : end]
             self._lengths[number] = end - begin
 
-    def write(self, draft: ArtifactDraft, folder: str) -> None:
+    def write(self, draft: ArtifactDraft, part: RowPart, number: int) -> None:
         """Write the four files."""
         held = self._pieces
+        folder = f"{part.folder}rows-{number:05d}"
         documents = np.stack(
             [
                 self._placed.rows_P[held] - self.rows.start,
@@ -293,14 +306,15 @@ class _Block:
         )
         with draft.shard(f"{folder}/tokens.bin") as shard:
             self._tokens.tofile(shard.path)
-            shard.count(rows=len(self.rows), tokens=int(self._lengths.sum()))
+            rows, tokens = len(self.rows), int(self._lengths.sum())
+            shard.count(**{f"{part.counts}rows": rows, f"{part.counts}tokens": tokens})
         with draft.shard(f"{folder}/targets.bin") as shard:
             np.packbits(self._is_target, axis=1).tofile(shard.path)
         with draft.shard(f"{folder}/counts.bin") as shard:
             self._is_target.sum(axis=1).astype("<i4").tofile(shard.path)
         with draft.shard(f"{folder}/documents.bin") as shard:
             documents.astype("<i4").tofile(shard.path)
-            shard.count(documents=len(documents))
+            shard.count(**{f"{part.counts}documents": len(documents)})
 
     def count(self, names: tuple[str, ...], layout: VocabularyLayout, counts: RowCounts) -> None:
         """Add this block to the report."""

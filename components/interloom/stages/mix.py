@@ -1,6 +1,7 @@
 """Plan the mixture and pack it into rows."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from interloom.config.mixture import MixtureConfig
@@ -12,6 +13,7 @@ from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
+    from interloom.corpora.tables import Split
     from interloom.mixture.examples import Example
     from interloom.mixture.writing import RowCounts, SpooledSource
     from interloom.vocabulary.layout import VocabularyLayout
@@ -55,14 +57,14 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
     """
     import shutil
 
-    from interloom.mixture.plan import draw_documents, plan_tokens
+    from interloom.mixture.plan import all_documents, draw_documents, plan_tokens
+    from interloom.mixture.rows import RowPart
     from interloom.mixture.writing import write_rows
 
     layout = _layout(request, store)
-    folder = work.folder / "spool"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    sources = _spool(request, store, layout, work)
+    shutil.rmtree(work.folder / "spool", ignore_errors=True)
+    sources = _spool("train", request, store, layout, work)
+    heldout = _spool("heldout", request, store, layout, work)
     asked = plan_tokens(request.config, {name: held.num_tokens for name, held in sources.items()})
     lengths = {name: held.lengths_D for name, held in sources.items()}
     draws = draw_documents(asked, lengths, request.seed)
@@ -74,6 +76,15 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
             row_length=request.config.row_length,
             layout=layout,
         )
+        if any(held.num_tokens for held in heldout.values()):
+            write_rows(
+                draft,
+                heldout,
+                all_documents({name: len(held.lengths_D) for name, held in heldout.items()}),
+                row_length=request.config.row_length,
+                layout=layout,
+                part=RowPart.HELDOUT,
+            )
         rows = draft.commit(
             parents=tuple(request.inputs().values()),
             licences=tuple(_licences(sources)),
@@ -87,7 +98,7 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
                 "vocabulary": layout.digest,
             },
         )
-    shutil.rmtree(folder)
+    shutil.rmtree(work.folder / "spool")
     return MixResult(rows=rows, metrics=_metrics(asked, sources, counts))
 
 
@@ -115,10 +126,14 @@ def _layout(request: MixRequest, store: ArtifactStore) -> "VocabularyLayout":
 
 
 def _spool(
-    request: MixRequest, store: ArtifactStore, layout: "VocabularyLayout", work: Workspace
+    split: "Split",
+    request: MixRequest,
+    store: ArtifactStore,
+    layout: "VocabularyLayout",
+    work: Workspace,
 ) -> "dict[str, SpooledSource]":
-    """Every source of the mixture on disk, in the mixture's order."""
-    from interloom.mixture.writing import CutRule, spool
+    """A split of every source on disk, in the mixture's order; of what is held out, the first."""
+    from interloom.mixture.writing import CutRule, first_examples, spool
     from interloom.vocabulary.layout import Marker
 
     rule = CutRule(
@@ -128,31 +143,40 @@ def _spool(
         refuses_unfit=request.config.unfit == "refuse",
     )
     names = tuple(request.config.sources())
+    folder = work.folder / "spool" / split
+    folder.mkdir(parents=True)
     sources = {}
     for done, name in enumerate(names):
-        work.progress.update(done, len(names), f"encoding {name}")
+        work.progress.update(done, len(names), f"encoding {split} {name}")
         own = rule.whole() if name in {"transcribe", "speak"} else rule
-        examples = _examples(name, request, store, layout)
-        sources[name] = spool(name, examples, own, work.folder / "spool")
+        examples = _examples(name, split, request, store, layout)
+        if split == "heldout":
+            examples = first_examples(examples, request.config.heldout_tokens)
+        sources[name] = spool(name, examples, own, folder)
     return sources
 
 
 def _examples(
-    name: str, request: MixRequest, store: ArtifactStore, layout: "VocabularyLayout"
+    name: str,
+    split: "Split",
+    request: MixRequest,
+    store: ArtifactStore,
+    layout: "VocabularyLayout",
 ) -> "Iterator[Example]":
-    """The training examples of one source."""
+    """The examples of one source."""
     from interloom.mixture import sources
     from interloom.text.bpe import load_text_tokenizer
 
     text_tokenizer = load_text_tokenizer(store, request.text_tokenizer)
+    rows_of = partial(_rows, store, split)
     match name:
         case "text":
-            rows = _rows(store, request.text, "documents", "text")
+            rows = rows_of(request.text, "documents", "text")
             return sources.text_examples(rows, layout, text_tokenizer)
         case "speech":
-            return sources.speech_examples(_rows(store, request.tokens, "tokens", "codes"), layout)
+            return sources.speech_examples(rows_of(request.tokens, "tokens", "codes"), layout)
         case "transcribe" | "speak":
-            rows = _rows(store, request.tokens, "tokens", "text", "codes")
+            rows = rows_of(request.tokens, "tokens", "text", "codes")
             make = sources.transcribe_examples if name == "transcribe" else sources.speak_examples
             return make((row for row in rows if row["text"]), layout, text_tokenizer)
         case _:
@@ -161,17 +185,17 @@ def _examples(
                     "the mixture names interleaved rows, but the request has none; run the "
                     "interleave stage, or take 'interleaved' out of the mixture"
                 )
-            rows = _rows(store, request.interleaved, "interleaved", "ids")
+            rows = rows_of(request.interleaved, "interleaved", "ids")
             return sources.interleaved_examples(rows, layout)
 
 
 def _rows(
-    store: ArtifactStore, ref: ArtifactRef, table: str, *columns: str
+    store: ArtifactStore, split: "Split", ref: ArtifactRef, table: str, *columns: str
 ) -> Iterator[dict[str, Any]]:
-    """The training rows of a table with the columns that examples need."""
+    """A split of a table with the columns that examples need."""
     from interloom.corpora.tables import read_table
 
-    return read_table(store, ref, table, split="train", columns=("id", *columns, "licence"))
+    return read_table(store, ref, table, split=split, columns=("id", *columns, "licence"))
 
 
 def _licences(sources: "Mapping[str, SpooledSource]") -> set[str]:

@@ -39,7 +39,8 @@ def pretrain(
     """Train from random weights; every rank of a multi-rank run calls this and gets the same.
 
     Curves: ``train/loss``, ``train/loss/text``, ``train/loss/speech``, ``train/loss/marker`` and
-    ``train/loss/source/NAME``. Results: ``language_model/...``.
+    ``train/loss/source/NAME``. Results: ``language_model/...`` with the last point of each, and
+    ``language_model/heldout/loss...`` on what the mixture holds out.
 
     Raises:
         ConfigError: Rows are longer than the model takes.
@@ -68,7 +69,7 @@ def pretrain(
         seed=request.seed,
     )
     trained = train(task, config.train, engine=engine, work=work, seed=request.seed)
-    metrics = _metrics(request, rows, layout, trained)
+    metrics = _metrics(request, rows, layout, trained) + _heldout(request, store, layout, trained)
     model = commit_once(
         ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
     )
@@ -105,6 +106,24 @@ def _metrics(
     }
     numbers |= {name.removeprefix("train/"): value for name, value in last.items()}
     return tuple(Metric(f"language_model/{name}", value) for name, value in numbers.items())
+
+
+def _heldout(
+    request: PretrainRequest, store: ArtifactStore, layout: "VocabularyLayout", trained: "Trained"
+) -> tuple[Metric, ...]:
+    """The losses on rows that were not trained on, if the mixture holds any out."""
+    from interloom.language_model.task import mean_losses
+    from interloom.mixture.rows import load_heldout_rows
+
+    rows = load_heldout_rows(store, request.rows)
+    if rows is None:
+        return ()
+    model = _model(request, layout)
+    model.load_state_dict(dict(trained.weights))
+    losses = mean_losses(model, rows, layout, rows_per_batch=request.config.rows_per_batch)
+    return tuple(
+        Metric(f"language_model/heldout/{name}", value) for name, value in sorted(losses.items())
+    )
 
 
 def _store(

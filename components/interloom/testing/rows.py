@@ -6,7 +6,8 @@ import numpy as np
 
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.mixture.examples import Example
-from interloom.mixture.plan import draw_documents
+from interloom.mixture.plan import all_documents, draw_documents
+from interloom.mixture.rows import RowPart
 from interloom.mixture.writing import CutRule, spool, write_rows
 from interloom.ports.store import ArtifactStore
 from interloom.vocabulary.layout import Marker, VocabularyLayout
@@ -28,7 +29,10 @@ def counting_examples(num_documents: int, *, is_speech: bool) -> list[Example]:
 def store_counting_rows(
     store: ArtifactStore, folder: Path, *, num_documents: int = 60, row_length: int = 48
 ) -> ArtifactRef:
-    """An artifact of packed rows of counting in text and in speech."""
+    """An artifact of packed rows of counting in text and in speech.
+
+    The rows it holds out are of the same documents.
+    """
     rule = CutRule(
         row_length,
         LAYOUT.marker(Marker.AUDIO_BEGIN),
@@ -48,6 +52,8 @@ def store_counting_rows(
     )
     with store.draft(ArtifactKind.PACKED_ROWS) as draft:
         write_rows(draft, sources, draws, row_length=row_length, layout=LAYOUT)
+        few = all_documents(dict.fromkeys(sources, 10))
+        write_rows(draft, sources, few, row_length=row_length, layout=LAYOUT, part=RowPart.HELDOUT)
         return draft.commit(
             licences=["CC0-1.0"],
             facts={"layout": LAYOUT.to_dict(), "vocabulary": LAYOUT.digest},
