@@ -143,7 +143,7 @@ def test_one_position_at_a_time_gives_the_logits_of_the_whole() -> None:
     batch = collate([Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(0)[0]], LAYOUT)
     length = batch.ids.shape[1]
     whole = model(batch.ids, batch.places, torch.ones(1, length, dtype=torch.bool))
-    cache = Cache(model.shape, num_slots=2, capacity=length + 3)
+    cache = Cache(model.shape, num_slots=2, capacity=length + 3, device=model.device)
 
     for at in range(length):
         ids, places = batch.ids[:, at].repeat(2), batch.places[:, at].repeat(2)

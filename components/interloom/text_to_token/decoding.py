@@ -87,7 +87,9 @@ class _Slots:
     ) -> None:
         self._model = model
         self._offset = speech_offset
-        self._cache = Cache(model.shape, num_slots=num_slots, capacity=capacity)
+        self._cache = Cache(
+            model.shape, num_slots=num_slots, capacity=capacity, device=model.device
+        )
         self._tape = np.zeros((num_slots, capacity), np.int64)
         self._places = np.zeros((num_slots, capacity), np.float32)
         self._draws = np.zeros((num_slots, capacity + 1))
@@ -120,8 +122,8 @@ class _Slots:
         """Read one position in every slot; returns the jobs that ended by it."""
         at = self._at.copy()
         ids, places = self._tape[self._rows, at], self._places[self._rows, at]
-        read = (torch.from_numpy(array) for array in (ids, places, at))
-        logits = self._model.step(*read, cache=self._cache)
+        read = (torch.from_numpy(array).to(self._model.device) for array in (ids, places, at))
+        logits = self._model.step(*read, cache=self._cache).cpu()
         drawn = at + 1 - self._prompt  # codes that stand before the one just chosen
         chosen = choose(logits, self._draws[self._rows, drawn.clip(0)], sampling)
         speaks = (drawn >= 0) & (self._job >= 0)

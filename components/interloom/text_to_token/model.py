@@ -41,13 +41,15 @@ class ModelShape:
 class Cache:
     """Keys and values of ``num_slots`` sequences of up to ``capacity`` positions."""
 
-    def __init__(self, shape: ModelShape, *, num_slots: int, capacity: int) -> None:
+    def __init__(
+        self, shape: ModelShape, *, num_slots: int, capacity: int, device: torch.device
+    ) -> None:
         head_width = shape.width // shape.num_heads
         size = (shape.num_layers, num_slots, shape.num_heads, capacity, head_width)
-        self.keys = torch.zeros(size)
-        self.values = torch.zeros(size)
-        self._slots = torch.arange(num_slots)
-        self._places = torch.arange(capacity)
+        self.keys = torch.zeros(size, device=device)
+        self.values = torch.zeros(size, device=device)
+        self._slots = torch.arange(num_slots, device=device)
+        self._places = torch.arange(capacity, device=device)
 
     def attend(self, layer: int, at_S: Tensor) -> Attend:
         """Write one key and value a slot at ``at_S``, then look at all up to there."""
@@ -108,6 +110,11 @@ class TextToTokenModel(nn.Module):
         self.register_buffer(
             "inverse_wavelengths", 1000.0 ** (-torch.arange(half) / half), persistent=False
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights from ``generator``; branches into the residual stream begin small."""

@@ -31,6 +31,11 @@ class Batch:
     wanted: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        parts = (self.ids, self.places, self.wanted, self.targets)
+        return Batch(*(part.to(device) for part in parts))
+
 
 def collate(examples: Sequence[Example], layout: VocabularyLayout) -> Batch:
     """Lay examples out in a rectangle."""
@@ -62,7 +67,8 @@ class TextToTokenTask:
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """Cross-entropy over the targets of micro-batch ``index``, in nats a token."""
-        batch = collate(self._pieces.batch(index), self._layout)
+        device = self.module.device
+        batch = collate(self._pieces.batch(index), self._layout).to(device)
         logits = module(batch.ids, batch.places, batch.wanted)
         value = functional.cross_entropy(logits, batch.targets)
         count = float(len(batch.targets))
