@@ -4,17 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from interloom.dialogue.chat import Answer, Question, Talk
 from interloom.evaluation.choice import ChosenSet, Item
 from interloom.evaluation.error_rate import error_rate, holds_answer
 from interloom.evaluation.intervals import Estimate, wilson
 from interloom.evaluation.measures import Findings, Judging, Measure
-from interloom.evaluation.spoken import Codes
-
-Waveform = NDArray[np.float32]
+from interloom.evaluation.spoken import Codes, Listener
 
 
 class Answerer(Protocol):
@@ -24,18 +19,6 @@ class Answerer(Protocol):
         self, histories: Sequence[Sequence[Talk]], questions: Sequence[Question], *, seed: int
     ) -> list[Answer]:
         """Answer each question."""
-        ...
-
-
-class Listener(Protocol):
-    """Whoever reads speech back."""
-
-    def encode(self, waveforms: Sequence[Waveform]) -> list[Codes]:
-        """Codes of each waveform."""
-        ...
-
-    def read(self, codes: Sequence[Codes]) -> list[str]:
-        """The text that is heard in codes."""
         ...
 
 

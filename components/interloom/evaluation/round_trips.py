@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from interloom.evaluation.choice import ChosenSet
 from interloom.evaluation.distortion import NAME as DISTORTION
@@ -16,18 +15,14 @@ from interloom.evaluation.distortion import waveform_distortion
 from interloom.evaluation.error_rate import error_rate
 from interloom.evaluation.intervals import Estimate, bootstrap_ratio, wilson
 from interloom.evaluation.measures import Findings, Judging, Measure
+from interloom.evaluation.spoken import Codes, Listener, Speaker, Waveform
 from interloom.speech_decoder.runtime import SpeechDecoder
-from interloom.speech_tokenizer.runtime import SpeechTokenizer
-from interloom.text_to_token.runtime import TextToToken
 from interloom.text_to_token.spans import SpanRequest
-
-Codes = NDArray[np.int32]
-Waveform = NDArray[np.float32]
 
 _MAX_TRANSCRIPTS = 12
 
 
-def measure_tokenizer(chosen: ChosenSet, tokenizer: SpeechTokenizer, judging: Judging) -> Findings:
+def measure_tokenizer(chosen: ChosenSet, tokenizer: Listener, judging: Judging) -> Findings:
     """Held-out speech, read from its codes: P1's main figure of a tokenizer."""
     codes = [np.array(row["codes"], np.int32) for row in chosen.items]
     texts = [row["text"] for row in chosen.items]
@@ -41,7 +36,7 @@ def measure_tokenizer(chosen: ChosenSet, tokenizer: SpeechTokenizer, judging: Ju
 
 
 def measure_text_to_token(
-    chosen: ChosenSet, speaker: TextToToken, tokenizer: SpeechTokenizer, judging: Judging
+    chosen: ChosenSet, speaker: Speaker, tokenizer: Listener, judging: Judging
 ) -> Findings:
     """Held-out texts, spoken and read back. A span that was refused counts as not understood."""
     texts = [row["text"] for row in chosen.items]
@@ -77,7 +72,7 @@ class Recording:
 def measure_decoder(
     recordings: Sequence[Recording],
     decoder: SpeechDecoder,
-    tokenizer: SpeechTokenizer,
+    tokenizer: Listener,
     judging: Judging,
 ) -> Findings:
     """Held-out codes made audible, tokenised again and read; their length and distortion.

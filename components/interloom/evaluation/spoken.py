@@ -1,4 +1,4 @@
-"""Speech for tasks that are written down: every text spoken once, by the text-to-token model."""
+"""Who speaks and who listens; and speech for tasks that are written down, each text spoken once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from interloom.text_to_token.spans import SpanRequest, SpanResult
 
 Codes = NDArray[np.int32]
+Waveform = NDArray[np.float32]
 
 
 class Speaker(Protocol):
@@ -16,6 +17,18 @@ class Speaker(Protocol):
 
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         """One result a span, in order."""
+        ...
+
+
+class Listener(Protocol):
+    """Whoever reads speech back."""
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[Codes]:
+        """Codes of each waveform."""
+        ...
+
+    def read(self, codes: Sequence[Codes]) -> list[str]:
+        """The text that is heard in codes."""
         ...
 
 
