@@ -219,6 +219,15 @@ def test_held_out_documents_are_packed_apart(tmp_path: Path) -> None:
     assert world.store.manifest(ref).count("heldout_rows") == heldout.num_rows
 
 
+def test_a_total_that_no_document_fits_is_refused(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"total_tokens": 1, "text": {"budget": {"kind": "rest"}}}
+    config |= dict.fromkeys(("speech", "transcribe", "speak", "interleaved"))
+    world = _world(**config)
+
+    with pytest.raises(ConfigError, match="total_tokens = 1 is less than half of the first"):
+        _mix(world, tmp_path)
+
+
 def test_a_mixture_may_hold_nothing_out(tmp_path: Path) -> None:
     world = _world(heldout_tokens=0)
 

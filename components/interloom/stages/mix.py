@@ -76,6 +76,11 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
             row_length=request.config.row_length,
             layout=layout,
         )
+        if not counts.num_rows:
+            raise ConfigError(
+                f"total_tokens = {request.config.total_tokens} is less than half of the first "
+                "document of every source, so that no row was filled; raise it"
+            )
         if any(held.num_tokens for held in heldout.values()):
             write_rows(
                 draft,
