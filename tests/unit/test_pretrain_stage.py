@@ -138,6 +138,16 @@ def test_deepspeed_gives_the_losses_of_plain_torch(zero_stage: int, tmp_path: Pa
     assert _curve(ours) == pytest.approx(_curve(plain), rel=1e-4)
 
 
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_bf16_learns_nearly_as_fp32_does(zero_stage: int, tmp_path: Path) -> None:
+    plain = _pretrain(MemoryStore(), tmp_path / "a", _config(num_steps=12))
+
+    config = _config(num_steps=12, zero_stage=zero_stage, precision="bf16")
+    ours = _pretrain(MemoryStore(), tmp_path / "b", config, build_deepspeed_engine)
+
+    assert _curve(ours) == pytest.approx(_curve(plain), rel=0.05)
+
+
 def test_splitting_a_step_into_micro_batches_changes_no_loss(tmp_path: Path) -> None:
     whole = _pretrain(MemoryStore(), tmp_path / "a", _config(rows_per_batch=4, num_steps=6))
 
