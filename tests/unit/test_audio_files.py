@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -57,6 +57,7 @@ def test_bytes_are_read_like_a_file(tmp_path: Path) -> None:
     assert np.array_equal(read_audio(path), read_audio(path.read_bytes()))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=300))
 def test_sixteen_bit_samples_survive_flac(values: list[int]) -> None:
     samples = np.array(values, dtype=np.float32) / 32768.0

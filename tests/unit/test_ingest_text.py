@@ -49,7 +49,7 @@ def test_plain_text_is_cut_between_paragraphs(store: MemoryStore, tmp_path: Path
     }
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     paragraphs=st.lists(st.text("ab ", min_size=1, max_size=30).filter(str.strip), min_size=1),
     limit=st.integers(1, 60),

@@ -143,7 +143,8 @@ def _paragraphs(file: Path, max_characters: int) -> Iterator[str]:
     is_new_line = True
     with file.open(encoding="utf-8", errors="replace") as opened:
         while line := opened.readline(max_characters + 1):
-            part = line if line.strip() and not line.endswith("\n") else line.rstrip()
+            ends_here = line.endswith("\n") or len(line) <= max_characters
+            part = line.rstrip() if ends_here else line
             is_too_long = len(text) + 1 + len(part) > max_characters
             if is_new_line and text and (not part or is_too_long):
                 yield text
