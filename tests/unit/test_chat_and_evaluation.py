@@ -228,6 +228,8 @@ def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
         "cloze/T->T/woven/accuracy",
         "questions/S->T/accuracy",
         "chat/right",
+        "chat/typed/right",
+        "chat/speech_only/right",
         "chat/answer_wer",
         "chat/heard_answer_wer",
     ):

@@ -22,20 +22,37 @@ class Answerer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Questions as they are put, each with its row."""
+
+    rows: tuple[Item, ...]
+    questions: tuple[Question, ...]
+
+
+def spoken_questions(chosen: ChosenSet, spoken: Mapping[str, Codes]) -> Asked:
+    """Those that could be spoken, as speech."""
+    rows = tuple(row for row in chosen.items if row["question"] in spoken)
+    return Asked(rows, tuple(Question(row["question"], spoken[row["question"]]) for row in rows))
+
+
+def typed_questions(chosen: ChosenSet) -> Asked:
+    """All of them, as text."""
+    return Asked(chosen.items, tuple(Question(row["question"]) for row in chosen.items))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Interview:
     """Questions with the chatbot's answers.
 
     Attributes:
-        rows: The questions that could be spoken.
-        questions: As they were put.
+        asked: The questions.
         answers: One each.
         read: The answers' codes, read.
         heard: The answers' sound, tokenised again and read.
     """
 
-    rows: tuple[Item, ...]
-    questions: tuple[Question, ...]
+    asked: Asked
     answers: tuple[Answer, ...]
     read: tuple[str, ...]
     heard: tuple[str, ...]
@@ -43,53 +60,41 @@ class Interview:
     @property
     def is_right(self) -> tuple[bool, ...]:
         """Which answers hold what was asked for, in their own text."""
-        return tuple(_right(self.rows, [answer.text for answer in self.answers]))
+        return tuple(_right(self.asked.rows, [answer.text for answer in self.answers]))
 
 
-def interview(
-    chosen: ChosenSet,
-    chatbot: Answerer,
-    listener: Listener,
-    spoken: Mapping[str, Codes],
-    *,
-    seed: int,
-) -> Interview:
-    """Put each question as speech."""
-    rows = tuple(row for row in chosen.items if row["question"] in spoken)
-    questions = tuple(Question(row["question"], spoken[row["question"]]) for row in rows)
-    answers = tuple(chatbot.answer_each([()] * len(rows), questions, seed=seed))
+def interview(asked: Asked, chatbot: Answerer, listener: Listener, *, seed: int) -> Interview:
+    """Put all questions, each without a history, and listen to the answers."""
+    answers = tuple(chatbot.answer_each([()] * len(asked.rows), asked.questions, seed=seed))
     read = tuple(listener.read([answer.codes for answer in answers]))
     waveforms = [answer.waveform for answer in answers]
     heard = tuple(listener.read(listener.encode(waveforms)))
-    return Interview(rows, questions, answers, read, heard)
+    return Interview(asked, answers, read, heard)
 
 
-def measure_chat(name: str, chosen: ChosenSet, talked: Interview, judging: Judging) -> Findings:
-    """Right answers as written and as spoken, by group; and the error rate of the speech.
-
-    Args:
-        name: Prefix of the metrics.
-        chosen: The questions, for their fingerprint.
-        talked: What was answered.
-        judging: How numbers become estimates.
-    """
+def measure_chat(chosen: ChosenSet, talked: Interview, judging: Judging) -> Findings:
+    """``chat/...``: right answers as written and as spoken, and the error rate of the speech."""
     texts = [answer.text for answer in talked.answers]
     config, seed = judging.config, judging.seed
-    is_right = talked.is_right
-    groups = sorted({row["group"] for row in talked.rows})
-    measures = [
-        Measure(f"{name}/right", _share(is_right, judging)),
-        Measure(f"{name}/right_spoken", _share(_right(talked.rows, talked.read), judging)),
-        Measure(f"{name}/complete", _share([one.is_complete for one in talked.answers], judging)),
-        Measure(f"{name}/answer_wer", error_rate(texts, talked.read, config, seed=seed)),
-        Measure(f"{name}/heard_answer_wer", error_rate(texts, talked.heard, config, seed=seed)),
-    ]
-    for group in groups:
-        in_group = [
-            right for row, right in zip(talked.rows, is_right, strict=True) if row["group"] == group
-        ]
-        measures.append(Measure(f"{name}/right/{group}", _share(in_group, judging)))
-    return Findings(tuple(measures), (chosen,), {name: _table(talked, is_right)})
+    rows = talked.asked.rows
+    right = measure_right("chat/right", talked, judging)
+    measures = (
+        Measure("chat/right_spoken", _share(_right(rows, talked.read), judging)),
+        Measure("chat/complete", _share([one.is_complete for one in talked.answers], judging)),
+        Measure("chat/answer_wer", error_rate(texts, talked.read, config, seed=seed)),
+        Measure("chat/heard_answer_wer", error_rate(texts, talked.heard, config, seed=seed)),
+    )
+    return Findings(right.measures + measures, (chosen,), right.details)
+
+
+def measure_right(name: str, talked: Interview, judging: Judging) -> Findings:
+    """The share of right answers, over all questions and by group."""
+    rows, is_right = talked.asked.rows, talked.is_right
+    measures = [Measure(name, _share(is_right, judging))]
+    for group in sorted({row["group"] for row in rows}):
+        held = [one for row, one in zip(rows, is_right, strict=True) if row["group"] == group]
+        measures.append(Measure(f"{name}/{group}", _share(held, judging)))
+    return Findings(tuple(measures), details={name: _table(talked, is_right)})
 
 
 def _right(rows: Sequence[Item], texts: Sequence[str]) -> list[bool]:
@@ -114,6 +119,6 @@ def _table(talked: Interview, is_right: Sequence[bool]) -> list[dict[str, Any]]:
             "is_right": right,
         }
         for row, answer, read, heard, right in zip(
-            talked.rows, talked.answers, talked.read, talked.heard, is_right, strict=True
+            talked.asked.rows, talked.answers, talked.read, talked.heard, is_right, strict=True
         )
     ]

@@ -9,7 +9,14 @@ from interloom.audio.files import read_audio
 from interloom.core.artifacts import ArtifactRef
 from interloom.corpora.tables import read_table
 from interloom.dialogue.chat import Chatbot
-from interloom.evaluation.chat_tasks import Interview, interview, measure_chat
+from interloom.evaluation.chat_tasks import (
+    Interview,
+    interview,
+    measure_chat,
+    measure_right,
+    spoken_questions,
+    typed_questions,
+)
 from interloom.evaluation.choice import ChosenSet, choose
 from interloom.evaluation.cloze_tasks import Reader, measure_cloze, texts_of
 from interloom.evaluation.measures import Findings, Judging, merged
@@ -48,7 +55,7 @@ class TaskSets:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The models that are measured."""
+    """The models that are measured; the chatbot once with text beside its speech, once without."""
 
     text: TextTokenizer
     tokenizer: SpeechTokenizer
@@ -56,6 +63,7 @@ class Chain:
     text_to_token: TextToToken
     base: LanguageModel
     chatbot: Chatbot
+    wordless_chatbot: Chatbot
 
 
 def task_sets(
@@ -128,10 +136,26 @@ def evaluate_chain(
     progress.update(3, 6, "story cloze scored")
     parts.append(measure_questions(sets.questions, _oral(chain, spoken), judging))
     progress.update(4, 6, "base model asked")
-    talked = interview(sets.chats, chain.chatbot, chain.tokenizer, spoken, seed=judging.seed)
-    parts.append(measure_chat("chat", sets.chats, talked, judging))
+    talked = interview(
+        spoken_questions(sets.chats, spoken), chain.chatbot, chain.tokenizer, seed=judging.seed
+    )
+    parts += [measure_chat(sets.chats, talked, judging), *_other_ways(chain, sets, spoken, judging)]
     progress.update(5, 6, "chatbot asked")
     return Evaluated(merged(parts), tuple(_sounds(chain, sets, talked)))
+
+
+def _other_ways(
+    chain: Chain, sets: TaskSets, spoken: Mapping[str, Codes], judging: Judging
+) -> Iterator[Findings]:
+    """The same questions typed, and answered by speech alone."""
+    typed = typed_questions(sets.chats)
+    aloud = spoken_questions(sets.chats, spoken)
+    for name, asked, bot in (
+        ("chat/typed/right", typed, chain.chatbot),
+        ("chat/speech_only/right", aloud, chain.wordless_chatbot),
+    ):
+        talked = interview(asked, bot, chain.tokenizer, seed=judging.seed)
+        yield measure_right(name, talked, judging)
 
 
 def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
@@ -160,7 +184,7 @@ def _sounds(chain: Chain, sets: TaskSets, talked: Interview) -> Iterator[Sound]:
         span = chain.text_to_token.synthesise([SpanRequest("example", text)])[0]
         title = "a held-out text, spoken by the text-to-token model and the decoder"
         yield _decoded(chain, "synthesised_span.wav", title, text, span.codes)
-    if talked.rows:
+    if talked.asked.rows:
         yield from _talk(chain, talked)
 
 
@@ -176,7 +200,7 @@ def _reconstruction(chain: Chain, recording: Recording) -> Iterator[Sound]:
 def _talk(chain: Chain, talked: Interview) -> Iterator[Sound]:
     """A question to the chatbot and its answer."""
     place = next((index for index, right in enumerate(talked.is_right) if right), 0)
-    question, answer = talked.questions[place], talked.answers[place]
+    question, answer = talked.asked.questions[place], talked.answers[place]
     title = "a question to the chatbot, spoken by the text-to-token model and the decoder"
     yield _decoded(chain, "chat_question.wav", title, question.text, question.codes)
     title = "the chatbot's answer"

@@ -72,11 +72,14 @@ def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
     tokenizer = load_speech_tokenizer(store, request.tokenizer)
     decoder = load_speech_decoder(store, request.decoder)
     chat = load_language_model(store, request.chat_model)
+    answer = request.config.answer
+    wordless = answer.model_copy(update={"is_text_guided": False})
     return Chain(
         text=text,
         tokenizer=tokenizer,
         decoder=decoder,
         text_to_token=load_text_to_token(store, request.text_to_token, seed=request.seed),
         base=load_language_model(store, request.model),
-        chatbot=Chatbot(chat, text, tokenizer, decoder, request.config.answer),
+        chatbot=Chatbot(chat, text, tokenizer, decoder, answer),
+        wordless_chatbot=Chatbot(chat, text, tokenizer, decoder, wordless),
     )
