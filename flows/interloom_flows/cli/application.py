@@ -11,7 +11,7 @@ import typer
 
 from interloom.core.errors import InterloomError
 from interloom_flows.cli import machine, records, running, screen, speaking, taking_in
-from interloom_flows.cli.outcome import conclude
+from interloom_flows.cli.outcome import INTERRUPTED, conclude
 
 app = typer.Typer(
     name="interloom",
@@ -72,6 +72,8 @@ def run_command(arguments: list[str]) -> int:
         code: int | None = command.main(
             args=arguments, prog_name="interloom", standalone_mode=False
         )
+        if code == INTERRUPTED:  # Typer turns an interrupt into a code
+            raise KeyboardInterrupt
         return code
 
     return conclude(call, screen.say, _home())

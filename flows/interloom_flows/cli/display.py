@@ -56,7 +56,7 @@ class _Bars:
         self._end(stage, "[green]v[/]", f"{wall_s:.0f} s")
 
     def failed(self, stage: str, error: BaseException) -> None:
-        self._end(stage, "[red]x[/]", _first_line(error))
+        self._end(stage, "[red]x[/]", _ending(error))
 
     def _end(self, stage: str, mark: str, note: str) -> None:
         task = self._tasks[stage]
@@ -94,7 +94,7 @@ class _Lines:
         self.say(f"{stage}: done in {wall_s:.0f} s")
 
     def failed(self, stage: str, error: BaseException) -> None:
-        self.say(f"{stage}: failed: {_first_line(error)}")
+        self.say(f"{stage}: {_ending(error)}")
 
     def say(self, line: str) -> None:
         """Print one line, whole."""
@@ -119,5 +119,9 @@ class _StageLines:
         self.lines.say(f"{self.stage}: {share} {note}".rstrip())
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+def _ending(error: BaseException) -> str:
+    """How a stage ended that has no result, in a few words."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"failed: {first_line[:100]}"

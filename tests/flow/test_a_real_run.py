@@ -1,0 +1,144 @@
+"""The whole chain through the installed command, with a Prefect server of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from interloom.bootstrap import connect
+from interloom.config.settings import Settings
+from interloom.ports.catalog import RunState
+from interloom_flows.results import find_run, summarise
+
+pytestmark = pytest.mark.slow
+
+COMMAND = "import sys; from interloom_flows.cli import main; main()"
+# Leaves by SystemExit, so what was imported is written on the way out.
+TELLING = (
+    "import atexit, sys\n"
+    "atexit.register(lambda: open('modules', 'w').write(' '.join(sys.modules)))\n"
+    "from interloom_flows.cli import main; main()"
+)
+HEAVY = {"torch", "prefect", "deepspeed", "great_expectations", "streamlit", "transformers"}
+FIRST = ("run", "smoke", "--only", "train_tokenizer")
+
+
+def environment(folder: Path) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "INTERLOOM_HOME": str(folder / "home"),
+        "INTERLOOM_LEASE_TTL_S": "4",
+        "PYTHONWARNINGS": "default",
+    }
+
+
+def interloom(
+    folder: Path, *arguments: str, program: str = COMMAND
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outputs(folder: Path) -> Mapping[str, str]:
+    services = connect(Settings(home=folder / "home"))
+    summary = summarise(services.catalog, find_run(services.catalog, "last"))
+    services.close()
+    return {name: ref.id for name, ref in summary.outputs.items()}
+
+
+def test_the_smoke_recipe_passes_all_stages_and_is_reused_without_torch(tmp_path: Path) -> None:
+    first = interloom(tmp_path, "run", "smoke")
+    again = interloom(tmp_path, "run", "smoke", program=TELLING)
+    planned = interloom(tmp_path, "plan", "smoke", "--set", "mixture.text.budget.share=0.25")
+
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert "cloze/S->S" in first.stdout
+    sounds = [line.removeprefix("listen: ") for line in first.stdout.splitlines() if ".wav" in line]
+    assert len(sounds) >= 3
+    assert all((tmp_path / sound).stat().st_size > 44 for sound in sounds)
+    assert again.stderr.count("reused") == 11
+    assert not HEAVY & set((tmp_path / "modules").read_text().split())
+    assert "mixture.text.budget.share 0.3 -> 0.25" in planned.stdout
+    assert "4 of 11 stages would run" in planned.stdout
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    interloom(whole, *FIRST)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *FIRST],
+        cwd=killed,
+        env=environment(killed),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = _once_training(process)
+    process.kill()
+    process.wait()
+    assert _are_gone(children)
+    again = interloom(killed, *FIRST)
+
+    assert again.returncode == 0, again.stderr
+    assert outputs(killed) == outputs(whole)
+    assert not list((killed / "home" / "prefect").glob("server-*"))
+
+
+def test_an_interrupt_ends_everything_and_is_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *FIRST],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = _once_training(process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interloom: interrupted; run the same command again")
+    assert "Traceback" not in said
+    assert _are_gone(children)
+    services = connect(Settings(home=tmp_path / "home"))
+    (run,) = services.catalog.runs()
+    stages = services.catalog.runs(parent_run_id=run.run_id)
+    services.close()
+    assert run.state is RunState.ABORTED
+    assert [stage.state for stage in stages if stage.job == "train_tokenizer"] == [RunState.ABORTED]
+
+
+def _once_training(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The processes below a run, once its first training stage has started."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("train_tokenizer"):
+            break
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+        if any("interloom.stages" in " ".join(child.cmdline()) for child in children):
+            return children
+        time.sleep(0.1)
+    raise AssertionError(json.dumps([child.cmdline() for child in children]))
+
+
+def _are_gone(processes: list[psutil.Process]) -> bool:
+    """Whether all end within some seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
