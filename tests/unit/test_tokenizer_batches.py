@@ -8,7 +8,7 @@ from interloom.speech_tokenizer.batches import BatchPlan, augment, collate, pass
 from interloom.speech_tokenizer.features import Features
 
 PER_TOKEN = 8
-QUIET = AugmentConfig(spliced=0.0)
+QUIET = AugmentConfig(spliced=0.0, spliced_first=0)
 
 
 def _features(codes: list[int], words: int = 2) -> Features:
@@ -72,16 +72,31 @@ def test_a_batch_is_padded_with_zeros() -> None:
 
 def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
     features = _features([4, 4, 4])  # words are 16 frames long, labels 2 n and 2 n + 1
-    config = AugmentConfig(spliced=1.0, spliced_words=1)
+    config = AugmentConfig(spliced=1.0, spliced_words=1, spliced_frames=32)
 
     passages = passages_of(features, np.array([0, 1]), config, seed=1, index=2)
 
+    assert len(passages) == 2
     for passage in passages:
         assert 16 <= len(passage.mel_FM) <= 32
         assert len(passage.mel_FM) == 16 * len(passage.labels_L)
         for place, label in enumerate(passage.labels_L.tolist()):
             heard = float(passage.mel_FM[16 * place, 0])
             assert heard == pytest.approx(label // 2 + 0.016 * (label % 2), abs=2e-3)
+
+
+def test_the_first_batches_are_all_spliced() -> None:
+    features, rows = _features([4, 4, 4]), np.array([0, 1])
+    config = AugmentConfig(spliced=0.0, spliced_first=2, spliced_frames=16)
+
+    lengths = [
+        len(passages_of(features, rows, config, seed=1, index=index)[0].mel_FM)
+        for index in range(3)
+    ]
+
+    assert max(lengths[:2]) <= 32
+    assert lengths[2] == 32
+    assert len(passages_of(features, rows, config, seed=1, index=0)) == 4
 
 
 def test_augmentation_is_a_function_of_seed_and_index_and_spares_the_padding() -> None:

@@ -125,8 +125,11 @@ class AugmentConfig(Frozen):
         gain: Largest shift of the log-mel, up or down (0.25 is 10 dB).
         smoothed: Share of rows whose log-mel is smoothed as a regression decoder smooths it, so
             that decoded speech is read back as well as recorded speech.
-        spliced: Share of rows that are runs of words cut out of drawn utterances instead of an
-            utterance (where words' places are known), so that words are learnt, not sentences.
+        spliced: Share of batches that are short passages spliced from runs of words of drawn
+            utterances (where words' places are known), so that words are learnt, not sentences.
+        spliced_first: So many batches are all spliced to begin with: short passages show soonest
+            which sound belongs to which word.
+        spliced_frames: Mel frames that a passage may have.
         spliced_words: Longest run.
     """
 
@@ -138,7 +141,9 @@ class AugmentConfig(Frozen):
     gain: NonNegativeFloat = 0.05
     smoothed: Annotated[float, Field(ge=0, le=1)] = 0.1
     spliced: Annotated[float, Field(ge=0, le=1)] = 0.5
-    spliced_words: PositiveInt = 4
+    spliced_first: NonNegativeInt = 300
+    spliced_frames: PositiveInt = 128
+    spliced_words: PositiveInt = 3
 
 
 class TokenizerConfig(Frozen):

@@ -108,15 +108,15 @@ def splice(features: Features, frames: int, max_words: int, rng: np.random.Gener
 def passages_of(
     features: Features, rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, index: int
 ) -> list[Passage]:
-    """What batch ``index`` says: its utterances, or in place of some, spliced words."""
+    """What batch ``index`` says: its utterances, or as much speech in short spliced passages."""
     rng = stream(seed, index, _SPLICE)
     whole = [features.whole(int(row)) for row in rows]
-    longest = max(len(one.mel_FM) for one in whole)
+    if index >= config.spliced_first and rng.random() >= config.spliced:
+        return whole
+    total = len(whole) * max(len(one.mel_FM) for one in whole)
     return [
-        splice(features, longest, config.spliced_words, rng)
-        if rng.random() < config.spliced
-        else one
-        for one in whole
+        splice(features, config.spliced_frames, config.spliced_words, rng)
+        for _ in range(max(1, total // config.spliced_frames))
     ]
 
 
