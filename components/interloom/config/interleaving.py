@@ -32,7 +32,7 @@ class InterleavingConfig(Frozen):
     max_span_seconds: PositiveFloat = 30.0
     document_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_documents: PositiveInt | None = None
-    documents_per_shard: Annotated[int, Field(ge=1, le=FAILED_ROWS_KEPT)] = 512
+    documents_per_shard: Annotated[int, Field(ge=1, le=FAILED_ROWS_KEPT)] = 1000
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.01
     ratio_tolerance: NonNegativeFloat = 0.05
     max_refused: Annotated[float, Field(ge=0, le=1)] = 0.3

@@ -70,6 +70,7 @@ def decode(
     results: dict[int, Decoded] = {}
     for capacity in sorted({job.capacity for job in jobs}):
         waiting = [at for at, job in enumerate(jobs) if job.capacity == capacity]
+        waiting.sort(key=lambda at: -jobs[at].limit)  # long ones first: slots run empty together
         slots = _Slots(model, num_slots, capacity, speech_offset)
         queue = iter(waiting)
         slots.fill(jobs, queue)
