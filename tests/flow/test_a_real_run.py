@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -59,44 +60,66 @@ def outputs(folder: Path) -> Mapping[str, str]:
     return {name: ref.id for name, ref in summary.outputs.items()}
 
 
-def test_the_smoke_recipe_passes_all_stages_and_is_reused_without_torch(tmp_path: Path) -> None:
-    first = interloom(tmp_path, "run", "smoke")
-    again = interloom(tmp_path, "run", "smoke", program=TELLING)
-    planned = interloom(tmp_path, "plan", "smoke", "--set", "mixture.text.budget.share=0.25")
+@dataclass(frozen=True)
+class Smoked:
+    """A folder in which the smoke recipe has run, and what it said."""
 
-    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
-    assert "cloze/S->S" in first.stdout
-    sounds = [line.removeprefix("listen: ") for line in first.stdout.splitlines() if ".wav" in line]
+    folder: Path
+    said: "subprocess.CompletedProcess[str]"
+
+
+@pytest.fixture(scope="module")
+def smoked(tmp_path_factory: pytest.TempPathFactory) -> Smoked:
+    folder = tmp_path_factory.mktemp("smoked")
+    return Smoked(folder, interloom(folder, "run", "smoke"))
+
+
+def test_the_smoke_recipe_passes_all_stages(smoked: Smoked) -> None:
+    assert smoked.said.returncode == 0, smoked.said.stderr
+    assert "cloze/S->S" in smoked.said.stdout
+    assert smoked.said.stderr.count("done in") == 11
+    lines = smoked.said.stdout.splitlines()
+    sounds = [line.removeprefix("listen: ") for line in lines if line.endswith(".wav")]
     assert len(sounds) >= 3
-    assert all((tmp_path / sound).stat().st_size > 44 for sound in sounds)
+    assert all((smoked.folder / sound).stat().st_size > 44 for sound in sounds)
+
+
+def test_a_second_run_reuses_everything_and_imports_no_torch(smoked: Smoked) -> None:
+    again = interloom(smoked.folder, "run", "smoke", program=TELLING)
+
+    assert again.returncode == 0, again.stderr
     assert again.stderr.count("reused") == 11
-    assert not HEAVY & set((tmp_path / "modules").read_text().split())
+    assert not HEAVY & set((smoked.folder / "modules").read_text().split())
+
+
+def test_another_mixture_would_run_from_mix_on(smoked: Smoked) -> None:
+    planned = interloom(smoked.folder, "plan", "smoke", "--set", "mixture.text.budget.share=0.25")
+
     assert "mixture.text.budget.share 0.3 -> 0.25" in planned.stdout
     assert "4 of 11 stages would run" in planned.stdout
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    interloom(whole, *FIRST)
-
+def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(
+    smoked: Smoked, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *FIRST],
-        cwd=killed,
-        env=environment(killed),
+        cwd=tmp_path,
+        env=environment(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
     )
     children = _once_training(process)
     process.kill()
-    process.wait()
+    process.communicate()
     assert _are_gone(children)
-    again = interloom(killed, *FIRST)
+    again = interloom(tmp_path, *FIRST)
 
     assert again.returncode == 0, again.stderr
-    assert outputs(killed) == outputs(whole)
-    assert not list((killed / "home" / "prefect").glob("server-*"))
+    made = outputs(tmp_path)
+    assert "tokenizer" in made
+    assert made.items() <= outputs(smoked.folder).items()
+    assert not list((tmp_path / "home" / "prefect").glob("server-*"))
 
 
 def test_an_interrupt_ends_everything_and_is_no_traceback(tmp_path: Path) -> None:

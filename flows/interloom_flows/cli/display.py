@@ -28,8 +28,9 @@ def watching(console: Console, titles: Mapping[str, str]) -> Iterator[RunListene
         TextColumn("[dim]{task.fields[note]}", markup=True),
         console=console,
     )
+    shown = _Bars(bars, titles)  # before the display begins, so that it is drawn at once
     with bars:
-        yield _Bars(bars, titles)
+        yield shown
 
 
 class _Bars:

@@ -3,10 +3,15 @@
 from rich.console import Console
 from rich.table import Table
 
+_FILE_WIDTH = 160  # columns for a reader that is not a terminal
+
 
 def out() -> Console:
     """For results: what a pipe or a file should get."""
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    return console
 
 
 def err() -> Console:
