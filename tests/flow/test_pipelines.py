@@ -221,6 +221,19 @@ def test_stages_never_use_more_threads_than_there_are(make_world: MakeWorld) -> 
     assert world.services.catalog.run(world.call(pretraining_pipeline)).state is RunState.COMPLETE
 
 
+def test_a_deployed_flow_opens_services_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interloom_flows.pipelines import sweeper
+
+    monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path))
+    monkeypatch.setenv("INTERLOOM_STAGING_GRACE_S", "0")
+    (tmp_path / "work" / "left-behind").mkdir(parents=True)
+
+    assert sweeper() == 1
+    assert not (tmp_path / "work" / "left-behind").exists()
+
+
 def test_every_deployment_names_a_flow_and_parameters_that_load() -> None:
     import yaml
 
