@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interloom.config.speech_tokenizer import AugmentConfig
-from interloom.speech_tokenizer.batches import BatchPlan, augment, collate, passages_of
+from interloom.speech_tokenizer.batches import UNKNOWN, BatchPlan, augment, collate, passages_of
 from interloom.speech_tokenizer.features import Features
 
 PER_TOKEN = 8
@@ -21,6 +21,9 @@ def _features(codes: list[int], words: int = 2) -> Features:
         first_frame_N=np.cumsum(frames) - frames,
         num_codes_N=np.array(codes),
         labels_L=np.arange(words * len(codes), dtype=np.int32),
+        frames_L2=np.concatenate(
+            [np.stack([edges[:-1], edges[1:]], 1) for edges in cuts.reshape(-1, words + 1)]
+        ).astype(np.int32),
         first_label_N=words * np.arange(len(codes) + 1),
         cut_frame_C=cuts,
         cut_label_C=np.tile(np.arange(words + 1), len(codes)),
@@ -68,6 +71,7 @@ def test_a_batch_is_padded_with_zeros() -> None:
     assert batch.mel_BFM[1, 7, 0] == pytest.approx(1.007, abs=1e-3)
     assert batch.mel_BFM[1, 8:].any() is np.False_
     assert batch.labels_BL.tolist() == [[0, 1], [2, 3]]
+    assert batch.label_at_BC.tolist() == [[0, 1], [3, UNKNOWN]]
 
 
 def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
@@ -80,6 +84,7 @@ def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
     for passage in passages:
         assert 16 <= len(passage.mel_FM) <= 32
         assert len(passage.mel_FM) == 16 * len(passage.labels_L)
+        assert passage.frames_L2[:, 0].tolist() == list(range(0, len(passage.mel_FM), 16))
         for place, label in enumerate(passage.labels_L.tolist()):
             heard = float(passage.mel_FM[16 * place, 0])
             assert heard == pytest.approx(label // 2 + 0.016 * (label % 2), abs=2e-3)

@@ -152,6 +152,8 @@ class TokenizerConfig(Frozen):
     Attributes:
         decoder_layers: Layers of the attention decoder that gives P1's ASR loss.
         ctc_weight: Weight of the CTC head's loss beside the decoder's.
+        aligned_weight: Weight of its cross-entropy code by code, for utterances whose words have
+            known places. It spares the steps in which CTC searches for an alignment.
         reader: The head that reads codes back as text. CTC is the default: it costs one matrix
             product, it cannot loop or invent, and it also aligns.
         batch_frames: Mel frames of a batch, padding included.
@@ -162,6 +164,7 @@ class TokenizerConfig(Frozen):
     augment: AugmentConfig = AugmentConfig()
     decoder_layers: PositiveInt = 2
     ctc_weight: PositiveFloat = 1.0
+    aligned_weight: NonNegativeFloat = 1.0
     decoder_weight: PositiveFloat = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     reader: Literal["ctc", "decoder"] = "ctc"

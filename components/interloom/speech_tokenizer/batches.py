@@ -12,17 +12,24 @@ from numpy.typing import NDArray
 from interloom.config.speech_tokenizer import AugmentConfig
 from interloom.speech_tokenizer.features import Features, Passage
 
+SILENT, UNKNOWN = -1, -100
 _ROWS, _ORDER, _AUGMENT, _SPLICE = 1, 2, 3, 4  # what a random stream is for
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Arrays of one micro-batch, padded with zeros."""
+    """Arrays of one micro-batch, padded with zeros.
+
+    Attributes:
+        label_at_BC: The label that is said at the middle of each code, ``SILENT`` for none,
+            ``UNKNOWN`` where the corpus does not say.
+    """
 
     mel_BFM: NDArray[np.float32]
     num_codes_B: NDArray[np.int64]
     labels_BL: NDArray[np.int64]
     num_labels_B: NDArray[np.int64]
+    label_at_BC: NDArray[np.int64]
 
 
 class BatchPlan:
@@ -81,7 +88,21 @@ def collate(passages: Sequence[Passage], *, frames_per_token: int) -> Batch:
         # The rest of the last code goes on as the passage ends.
         mel[row, len(passage.mel_FM) : codes[row] * frames_per_token] = passage.mel_FM[-1]
         labels[row, : num_labels[row]] = passage.labels_L
-    return Batch(mel, codes, labels, num_labels)
+    label_at = np.full((len(passages), int(codes.max())), UNKNOWN, np.int64)
+    for row, passage in enumerate(passages):
+        label_at[row, : codes[row]] = _labels_at(passage, int(codes[row]), frames_per_token)
+    return Batch(mel, codes, labels, num_labels, label_at)
+
+
+def _labels_at(passage: Passage, num_codes: int, frames_per_token: int) -> NDArray[np.int64]:
+    """The label at the middle of each code."""
+    if len(passage.frames_L2) == 0 or passage.frames_L2.min() < 0:
+        return np.full(num_codes, UNKNOWN, np.int64)
+    middle_C = np.arange(num_codes) * frames_per_token + frames_per_token // 2
+    # Labels are in order and disjoint.
+    index_C = np.searchsorted(passage.frames_L2[:, 0], middle_C, side="right") - 1
+    said_C = (index_C >= 0) & (middle_C < passage.frames_L2[index_C, 1])
+    return np.where(said_C, passage.labels_L[index_C], SILENT).astype(np.int64)
 
 
 def splice(features: Features, frames: int, max_words: int, rng: np.random.Generator) -> Passage:
@@ -91,6 +112,7 @@ def splice(features: Features, frames: int, max_words: int, rng: np.random.Gener
     """
     mel: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.int32]] = []
+    places: list[NDArray[np.int32]] = []
     free = frames
     while True:
         row = int(rng.integers(len(features)))
@@ -99,7 +121,8 @@ def splice(features: Features, frames: int, max_words: int, rng: np.random.Gener
         stop = min(num_words, start + 1 + int(rng.integers(max_words)))
         run = features.words(row, start, stop)
         if mel and len(run.mel_FM) > free:
-            return Passage(np.concatenate(mel), np.concatenate(labels))
+            return Passage(np.concatenate(mel), np.concatenate(labels), np.concatenate(places))
+        places.append(np.where(run.frames_L2 < 0, -1, run.frames_L2 + (frames - free)))
         mel.append(run.mel_FM)
         labels.append(run.labels_L)
         free -= len(run.mel_FM)

@@ -31,10 +31,15 @@ TABLE = "utterances"
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Log-mel of shape (F, M) and the labels of what is said in it."""
+    """Log-mel of shape (F, M) and the labels of what is said in it.
+
+    Attributes:
+        frames_L2: First frame of each label and the one after its last; both -1 where unknown.
+    """
 
     mel_FM: NDArray[np.float16]
     labels_L: NDArray[np.int32]
+    frames_L2: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Features:
         first_frame_N: Where each begins; each is a whole number of codes long.
         num_codes_N: Codes of each.
         labels_L: All labels.
+        frames_L2: Where each label is said, from its utterance's first frame; -1 where unknown.
         first_label_N: Where each one's begin; one more at the end.
         cut_frame_C: Where an utterance may be cut: its first frame, the middle of each gap between
             words, its end; counted from its first frame.
@@ -57,6 +63,7 @@ class Features:
     first_frame_N: NDArray[np.int64]
     num_codes_N: NDArray[np.int64]
     labels_L: NDArray[np.int32]
+    frames_L2: NDArray[np.int32]
     first_label_N: NDArray[np.int64]
     cut_frame_C: NDArray[np.int64]
     cut_label_C: NDArray[np.int64]
@@ -78,9 +85,12 @@ class Features:
         cuts = slice(self.first_cut_N[row], self.first_cut_N[row + 1])
         frames, labels = self.cut_frame_C[cuts], self.cut_label_C[cuts]
         frame, label = self.first_frame_N[row], self.first_label_N[row]
+        taken = slice(label + labels[start], label + labels[stop])
+        places = self.frames_L2[taken]
         return Passage(
             self.mel_FM[frame + frames[start] : frame + frames[stop]],
-            self.labels_L[label + labels[start] : label + labels[stop]],
+            self.labels_L[taken],
+            np.where(places < 0, -1, places - frames[start]).astype(np.int32),
         )
 
 
@@ -121,6 +131,7 @@ def read_features(
         np.cumsum(frames) - frames,
         codes,
         np.array(body["labels"], np.int32),
+        np.array(body["frames"], np.int32).reshape(-1, 2),
         np.array(body["first_label"], np.int64),
         np.array(body["cut_frame"], np.int64),
         np.array(body["cut_label"], np.int64),
@@ -133,7 +144,7 @@ def _compute(
 ) -> None:
     """Write the data, then the index; the index is there only when the data is whole."""
     table: dict[str, list[int]] = {"num_codes": [], "labels": [], "cut_frame": [], "cut_label": []}
-    table |= {"first_label": [0], "first_cut": [0]}
+    table |= {"frames": [], "first_label": [0], "first_cut": [0]}
     partial = data.with_name(f".{data.name}.{uuid4().hex}")  # several ranks may compute at once
     with partial.open("wb") as file:
         for count, row in enumerate(_transcribed(corpus, store)):
@@ -158,16 +169,20 @@ def _add_words(
 ) -> None:
     """The labels of an utterance and where it may be cut."""
     written = row["text"].split()
-    spans = [(word["start"], word["stop"]) for word in row["words"] or ()]
-    gaps = [
-        (stop + start) // (2 * SAMPLES_PER_MEL_FRAME) for (_, stop), (start, _) in pairwise(spans)
+    spans = [
+        (word["start"] // SAMPLES_PER_MEL_FRAME, word["stop"] // SAMPLES_PER_MEL_FRAME)
+        for word in row["words"] or ()
     ]
-    if len(spans) != len(written) or gaps != sorted(gaps) or (gaps and gaps[-1] > frames):
-        written, gaps = [" ".join(written)], []
+    cuts = [0, *((stop + start) // 2 for (_, stop), (start, _) in pairwise(spans)), frames]
+    if len(spans) != len(written) or cuts != sorted(cuts):
+        written, spans, cuts = [" ".join(written)], [(-1, -1)], [0, frames]
     labels = [labels_of(tokenizer, word) for word in written]
-    table["labels"] += [label for one in labels for label in one]
+    for one, (start, stop) in zip(labels, spans, strict=True):
+        table["labels"] += one
+        edges = [start + (stop - start) * place // len(one) for place in range(len(one) + 1)]
+        table["frames"] += [edge for pair in pairwise(edges) for edge in pair]
     table["first_label"].append(len(table["labels"]))
-    table["cut_frame"] += [0, *gaps, frames]
+    table["cut_frame"] += cuts
     table["cut_label"] += [0, *accumulate(len(one) for one in labels)]
     table["first_cut"].append(len(table["cut_frame"]))
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from interloom.config.speech_tokenizer import TokenizerConfig
 from interloom.core.errors import DataError
+from interloom.speech_tokenizer.batches import SILENT, UNKNOWN
 from interloom.speech_tokenizer.encoder import Encoder, valid_positions
 from interloom.speech_tokenizer.layers import DecoderLayer
 
-IGNORED = -100
 MAX_LABELS = 448  # Whisper's max_target_positions
 
 
@@ -26,6 +26,7 @@ class Losses:
     Attributes:
         decoder: Cross-entropy a label, the end included.
         ctc: CTC loss a label.
+        aligned: Cross-entropy of the CTC head a code, where the corpus says what is said when.
         commitment: Of the quantiser, before its weight.
         codes: Codes chosen, (N,).
         num_labels: Labels in the batch.
@@ -33,6 +34,7 @@ class Losses:
 
     decoder: Tensor
     ctc: Tensor
+    aligned: Tensor
     commitment: Tensor
     codes: Tensor
     num_labels: Tensor
@@ -94,14 +96,20 @@ class TokenizerModel(nn.Module):
         return self.model.decoder
 
     def forward(
-        self, mel_BFM: Tensor, num_codes_B: Tensor, labels_BL: Tensor, num_labels_B: Tensor
+        self,
+        mel_BFM: Tensor,
+        num_codes_B: Tensor,
+        labels_BL: Tensor,
+        num_labels_B: Tensor,
+        label_at_BC: Tensor,
     ) -> Losses:
-        """Losses of a batch; ``labels_BL`` is padded with any id."""
+        """Losses of a batch, whose arrays ``batches.Batch`` describes."""
         encoded = self.encoder(mel_BFM, num_codes_B)
         states = encoded.states_BCD
         num_labels = num_labels_B.sum()
+        log_probs = self.ctc_log_probs(states)
         ctc = F.ctc_loss(
-            self.ctc_log_probs(states).transpose(0, 1),
+            log_probs.transpose(0, 1),
             labels_BL,
             num_codes_B,
             num_labels_B,
@@ -112,6 +120,7 @@ class TokenizerModel(nn.Module):
         return Losses(
             decoder=self._decoder_loss(states, encoded.valid_BC, labels_BL, num_labels_B),
             ctc=ctc / num_labels.clamp(min=1),
+            aligned=self._aligned_loss(log_probs, label_at_BC),
             commitment=encoded.commitment,
             codes=encoded.codes,
             num_labels=num_labels,
@@ -120,6 +129,16 @@ class TokenizerModel(nn.Module):
     def ctc_log_probs(self, states_BCD: Tensor) -> Tensor:
         """Log-probabilities of labels and blank, (B, C, V + 1), in fp32."""
         return F.log_softmax(self.ctc_head(states_BCD).float(), dim=-1)
+
+    def _aligned_loss(self, log_probs_BCV: Tensor, label_at_BC: Tensor) -> Tensor:
+        """Mean cross-entropy of the labels, and of the blank in silence; zero where none is known.
+
+        It shows at once which sound is which label, which CTC has to find out.
+        """
+        known = label_at_BC != UNKNOWN
+        targets = label_at_BC.masked_fill(label_at_BC == SILENT, self.blank)[known]
+        total = F.nll_loss(log_probs_BCV[known], targets, reduction="sum")
+        return total / max(1, targets.numel())
 
     def _decoder_loss(
         self, states_BCD: Tensor, valid_BC: Tensor, labels_BL: Tensor, num_labels_B: Tensor

@@ -60,6 +60,7 @@ class TokenizerTask:
         value = (
             config.decoder_weight * losses.decoder
             + config.ctc_weight * losses.ctc
+            + config.aligned_weight * losses.aligned
             + config.quantizer.commitment * losses.commitment
         )
         return Loss(value, self._sums(losses))
@@ -105,7 +106,7 @@ class TokenizerTask:
 
     def _vectors(self, batch: Batch) -> Tensor:
         """What the quantiser would see of a batch, (N, D)."""
-        mel, num_codes, _, _ = _tensors(batch, self._device)
+        mel, num_codes, *_ = _tensors(batch, self._device)
         vectors = self._model.encoder.below(mel, num_codes)
         return vectors[valid_positions(num_codes, vectors.shape[1])]
 
@@ -117,6 +118,8 @@ class TokenizerTask:
             "decoder_loss/weight": labels,
             "ctc_loss": losses.ctc.detach() * labels,
             "ctc_loss/weight": labels,
+            "aligned_loss": losses.aligned.detach(),
+            "aligned_loss/weight": 1.0,
         }
         if losses.codes.numel():
             used = self._model.encoder.codebook.ema_count
@@ -131,11 +134,12 @@ class TokenizerTask:
         return sums
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
     """The arguments of the model."""
     return (
         torch.from_numpy(batch.mel_BFM).to(device),
         torch.from_numpy(batch.num_codes_B).to(device),
         torch.from_numpy(batch.labels_BL).to(device),
         torch.from_numpy(batch.num_labels_B).to(device),
+        torch.from_numpy(batch.label_at_BC).to(device),
     )
