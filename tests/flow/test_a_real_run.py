@@ -21,6 +21,8 @@ from interloom_flows.results import find_run, summarise
 pytestmark = pytest.mark.slow
 
 COMMAND = "import sys; from interloom_flows.cli import main; main()"
+# A process that a shell put into the background ignores interrupts, and so would its children.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # Leaves by SystemExit, so what was imported is written on the way out.
 TELLING = (
     "import atexit, sys\n"
@@ -80,8 +82,8 @@ def test_the_smoke_recipe_passes_all_stages(smoked: Smoked) -> None:
     assert smoked.said.stderr.count("done in") == 11
     lines = smoked.said.stdout.splitlines()
     sounds = [line.removeprefix("listen: ") for line in lines if line.endswith(".wav")]
-    assert len(sounds) >= 3
-    assert all((smoked.folder / sound).stat().st_size > 44 for sound in sounds)
+    heard = [sound for sound in sounds if (smoked.folder / sound).stat().st_size > 44]
+    assert len(heard) >= 3  # an untrained chatbot may stay silent
 
 
 def test_a_second_run_reuses_everything_and_imports_no_torch(smoked: Smoked) -> None:
@@ -122,16 +124,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(
     assert not list((tmp_path / "home" / "prefect").glob("server-*"))
 
 
-def test_an_interrupt_ends_everything_and_is_no_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_ends_everything_and_is_no_traceback(name: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *FIRST],
+        [sys.executable, "-c", HEARING + COMMAND, *FIRST],
         cwd=tmp_path,
         env=environment(tmp_path),
         stderr=subprocess.PIPE,
         text=True,
     )
     children = _once_training(process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[name])
     _, said = process.communicate(timeout=60)
 
     assert process.returncode == 130
