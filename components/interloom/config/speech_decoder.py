@@ -27,10 +27,10 @@ class MelRegressorConfig(Frozen):
         dropout: Share of the token channels that a training step zeroes.
     """
 
-    token_width: PositiveInt = 192
-    num_token_layers: PositiveInt = 4
+    token_width: PositiveInt = 256
+    num_token_layers: PositiveInt = 6
     frame_width: PositiveInt = 96
-    num_frame_layers: NonNegativeInt = 2
+    num_frame_layers: NonNegativeInt = 1
     kernel_size: PositiveInt = 7
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
@@ -53,7 +53,7 @@ class VocoderConfig(Frozen):
         refine_iterations: Passes that make the predicted phases agree between frames.
     """
 
-    width: PositiveInt = 192
+    width: PositiveInt = 160
     num_layers: PositiveInt = 4
     kernel_size: PositiveInt = 7
     num_fft: PositiveInt = 640
@@ -94,17 +94,17 @@ class DecoderConfig(Frozen):
     vocoder: VocoderConfig = VocoderConfig()
     voice: str | None = None
     max_hours: PositiveFloat | None = None
-    crops_per_batch: PositiveInt = 16
+    crops_per_batch: PositiveInt = 4
     crop_tokens: PositiveInt = 48
-    vocoder_tokens: PositiveInt = 8
+    vocoder_tokens: PositiveInt = 6
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     mel_weight: NonNegativeFloat = 1.0
     num_heldout: NonNegativeInt = 32
     train: TrainConfig = TrainConfig(
-        num_steps=800,
-        learning_rate=2e-3,
-        final_learning_rate_ratio=0.05,
-        warmup_steps=40,
+        num_steps=1400,
+        learning_rate=3e-3,
+        final_learning_rate_ratio=0.03,
+        warmup_steps=50,
         beta2=0.98,
         weight_decay=0.01,
         threads_per_rank=1,

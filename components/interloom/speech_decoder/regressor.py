@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from interloom.config.speech_decoder import MelRegressorConfig
 from interloom.speech_decoder.blocks import ConvNextBlock
 
+_EMBEDDING_STD = 0.1  # small, so that what is learnt soon outweighs what was drawn
+
 
 class MelRegressor(nn.Module):
     """Convolutions at the token rate, a learned upsampling, convolutions at the frame rate.
@@ -48,6 +50,8 @@ class MelRegressor(nn.Module):
         )
         self.frame_norm = nn.LayerNorm(frame_width)
         self.head = nn.Linear(frame_width, num_mels)
+        for table in (self.codes, self.token_speakers, self.frame_speakers):
+            nn.init.normal_(table.weight, std=_EMBEDDING_STD)
 
     def forward(self, codes_BT: Tensor, speakers_B: Tensor) -> Tensor:
         """Mel frames of shape (B, T * frames_per_token, M)."""
