@@ -132,10 +132,13 @@ def sweeper() -> int:
 def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
     """Execute the steps, and show Prefect what came of them."""
     recipe, steps = parameters.load()
-    with _called() as caller, pipeline_run(caller.services.catalog, recipe, job) as run_id:
-        schedule = _Schedule(caller.services, recipe, run_id, caller.listener)
-        corpora = named_corpora(caller.services.catalog, recipe)
-        _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))
+    with _called() as caller:
+        services = caller.services
+        sweep(services.contract, grace_s=services.settings.staging_grace_s)
+        with pipeline_run(services.catalog, recipe, job) as run_id:
+            schedule = _Schedule(services, recipe, run_id, caller.listener)
+            corpora = named_corpora(services.catalog, recipe)
+            _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))
     return run_id
 
 
