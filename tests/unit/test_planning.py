@@ -41,7 +41,13 @@ def contract(tmp_path: Path) -> Iterator[StageContract]:
 
 
 def recipe(*overrides: str) -> Recipe:
-    return recipe_of({"name": "r"}, overrides)
+    values = {
+        "name": "r",
+        "mixture": {"text": {"budget": {"kind": "share", "share": 0.3}}},
+        "pretrain": {"train": {"num_steps": 50, "learning_rate": 0.001, "gradient_clip": 1.0}},
+        "sft": {"rows_per_batch": 4},
+    }
+    return recipe_of(values, overrides)
 
 
 def plan(contract: StageContract, wanted: Recipe) -> Plan:
@@ -94,10 +100,10 @@ def test_a_changed_setting_behind_a_changed_input_is_named_too(contract: StageCo
     run(contract, recipe())
 
     planned = plan(
-        contract, recipe("mixture.text.budget.share=0.25", "pretrain.train.num_steps=40")
+        contract, recipe("mixture.text.budget.share=0.25", "pretrain.train.gradient_clip=0.75")
     )
 
-    assert reasons(planned)["pretrain"] == "pretrain.train.num_steps 300 -> 40"
+    assert reasons(planned)["pretrain"] == "pretrain.train.gradient_clip 1.0 -> 0.75"
 
 
 def test_another_seed_is_named_for_every_stage(contract: StageContract) -> None:
