@@ -16,6 +16,7 @@ FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 
 _CHUNK_FRAMES = 4096
+_SLICE_FRAMES = 8
 
 Waveform = NDArray[np.float32]
 Mel = NDArray[np.float32]
@@ -58,11 +59,19 @@ def _framed(waveform_S: Waveform, num_frames: int) -> NDArray[np.float32]:
 
 
 def _log_power(windows_FN: NDArray[np.float32], filters: NDArray[np.float64]) -> Mel:
-    """Log10 of the mel power of some windows."""
+    """Log10 of the mel power of some windows.
+
+    The product runs over slices that are too small for BLAS to share among threads, so that the
+    bits depend on no thread count.
+    """
     window = np.hanning(FFT_SAMPLES + 1)[:-1]  # periodic
     spectrum = np.fft.rfft(windows_FN * window, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
-    return np.log10(np.maximum(power @ filters, 1e-10)).astype(np.float32)
+    slices = -(-len(power) // _SLICE_FRAMES)
+    sliced = np.zeros((slices * _SLICE_FRAMES, power.shape[1]))
+    sliced[: len(power)] = power
+    mel = (sliced.reshape(slices, _SLICE_FRAMES, -1) @ filters).reshape(-1, filters.shape[1])
+    return np.log10(np.maximum(mel[: len(power)], 1e-10)).astype(np.float32)
 
 
 @cache

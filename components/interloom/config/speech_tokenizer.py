@@ -94,7 +94,8 @@ class QuantizerConfig(Frozen):
     """EMA vector quantisation with restarts (P1; spec 8.1).
 
     Attributes:
-        commitment: Beta, the weight of the commitment loss.
+        commitment: Beta, the weight of the commitment loss. P1 has 10 for an encoder that is
+            already trained; from scratch, 10 teaches it first of all to make its vectors small.
         restart_every_steps: R. Each R steps, codes whose mean usage fell under ``decay ** R`` are
             set to vectors of the batch.
         start_step: Until this step the encoder trains without quantiser; then the codebook is set
@@ -166,11 +167,11 @@ class TokenizerConfig(Frozen):
     ctc_weight: PositiveFloat = 1.0
     aligned_weight: NonNegativeFloat = 1.0
     decoder_weight: PositiveFloat = 1.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     reader: Literal["ctc", "decoder"] = "ctc"
     batch_frames: PositiveInt = 3000
     training: TrainConfig = TrainConfig(
-        num_steps=1200,
+        num_steps=1800,
         learning_rate=2e-3,
         final_learning_rate_ratio=0.02,
         warmup_steps=100,
