@@ -1,9 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from vector_quantize_pytorch import VectorQuantize
 
 from interloom.config.speech_tokenizer import QuantizerConfig
@@ -144,3 +148,43 @@ def test_kmeans_of_fewer_vectors_than_codes_gives_all_codes() -> None:
 
     assert centres.shape == (8, 2)
     assert int(counts.sum()) == 3
+
+
+_RANK = """
+import sys, torch
+from safetensors.torch import save_file
+from interloom.config.speech_tokenizer import QuantizerConfig
+from interloom.speech_tokenizer.quantizer import EmaCodebook
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+)
+state = {}
+for restart in (2, 100):
+    config = QuantizerConfig(codebook_size=8, restart_every_steps=restart)
+    codebook = EmaCodebook(config, 4).train()
+    for step in range(7):
+        vectors = torch.randn(20, 4, generator=torch.Generator().manual_seed(step))
+        codebook(vectors[10 * rank : 10 * (rank + 1)])
+    state |= {f"{restart}.{name}": tensor for name, tensor in codebook.state_dict().items()}
+save_file(state, f"{folder}/rank-{rank}.safetensors")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_hold_the_codebook_that_one_rank_would(tmp_path: Path) -> None:
+    alone = _codebook(8, 4, restart_every_steps=100).train()
+    for step in range(7):
+        alone(_vectors(20, 4, step))
+
+    commands = [[sys.executable, "-c", _RANK, str(rank), str(tmp_path)] for rank in (0, 1)]
+    running = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(120) for process in running] == [0, 0]
+
+    one, other = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(one[f"100.{name}"], tensor)
