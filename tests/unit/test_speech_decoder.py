@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from interloom.audio.files import encode_flac
+from interloom.audio.files import encode_flac, to_pcm16
 from interloom.config.speech_decoder import DecoderConfig, MelRegressorConfig, VocoderConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
@@ -22,7 +22,7 @@ from interloom.corpora.tables import SPEECH_TOKENS, UTTERANCES, write_table
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
 from interloom.speech_decoder.examples import Corpus, SpeechBank, build_bank
-from interloom.speech_decoder.fitting import chosen_voice
+from interloom.speech_decoder.fitting import clearest_voice
 from interloom.speech_decoder.model import DecoderNetworks, DecoderSpec, build_networks
 from interloom.speech_decoder.runtime import SpeechDecoder, load_speech_decoder
 from interloom.speech_decoder.spectra import (
@@ -337,11 +337,24 @@ def test_codes_of_another_corpus_are_refused(tmp_path: Path) -> None:
 # Configuration
 
 
-def test_the_voice_is_the_speaker_with_most_speech_unless_one_is_asked_for() -> None:
-    assert chosen_voice({"ann": 5, "bob": 9, "cid": 9}, None) == "bob"
-    assert chosen_voice({"ann": 5, "bob": 9}, "ann") == "ann"
+def test_the_voice_is_the_one_that_is_predicted_best_unless_one_is_asked_for() -> None:
+    decoder = SpeechDecoder(spec_of(), build_networks(spec_of(), seed=3).eval())
+    codes = np.array([1, 2, 3, 4, 5, 6], dtype=np.int32)
+    said = decoder.decode(codes, voice="ann")
+    samples = to_pcm16(np.concatenate([said, noise(6 * STEP)]))
+    bank = SpeechBank([("ann", codes), ("bob", codes)], samples)
+
+    assert [one.speaker for one in bank.spoken_by("bob", 3)] == ["bob"]
+    distances = {
+        name: np.abs(decoder.mel(codes, voice=name) - decoder.mel_of(one.waveform)).mean()
+        for name in ("ann", "bob")
+        for one in bank.spoken_by(name, 1)
+    }
+    assert clearest_voice(decoder, bank, None) == min(distances, key=lambda n: distances[n])
+    assert clearest_voice(decoder, bank, "ann") == "ann"
+    assert clearest_voice(decoder, bank, "bob") == "bob"
     with pytest.raises(ConfigError, match="voice 'eve' is no speaker of the corpus; it has: ann"):
-        chosen_voice({"ann": 5}, "eve")
+        clearest_voice(decoder, bank, "eve")
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
@@ -372,7 +385,8 @@ def test_the_stage_gives_equal_bytes_and_a_decoder_that_loads(tmp_path: Path) ->
     assert first.metric("decoder/waveform_mel_l1") > 0
     assert [m.step for m in first.metrics if m.name == "train/mel_l1"] == [2, 4]
     decoder = load_speech_decoder(store, first.decoder)
-    assert decoder.spec.voice == "bob"
+    assert decoder.spec.speakers == ("ann", "bob")
+    assert decoder.spec.voice in decoder.spec.speakers
     assert decoder.decode([1, 2]).shape == (2 * STEP,)
     manifest = store.manifest(first.decoder)
     assert [shard.path for shard in manifest.shards] == [

@@ -76,7 +76,8 @@ class DecoderConfig(Frozen):
         mel_fft: Samples of the window of a mel frame.
         regressor: Codes to mel frames.
         vocoder: Mel frames to samples.
-        voice: The training speaker that speaks at inference; the one with most speech by default.
+        voice: The training speaker that speaks at inference; by default, of those with most speech,
+            the one whose sound is predicted best.
         max_hours: Speech to train on at most, in the corpus' order; all of it by default.
         crops_per_batch: Crops of one micro-batch.
         crop_tokens: Tokens of one crop.

@@ -1,6 +1,6 @@
 """Training a decoder from artifacts, and measuring it on held-out speech."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,13 @@ from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
-from interloom.speech_decoder.examples import Corpus, Utterance, build_bank, first_heldout
+from interloom.speech_decoder.examples import (
+    Corpus,
+    SpeechBank,
+    Utterance,
+    build_bank,
+    first_heldout,
+)
 from interloom.speech_decoder.learning import DecoderTask
 from interloom.speech_decoder.model import (
     DecoderNetworks,
@@ -67,36 +73,58 @@ def fit_decoder(
     codec = _codec(store, inputs.tokens)
     corpus = Corpus(inputs.speech, inputs.tokens, codec.samples_per_token)
     bank = build_bank(corpus, store, work.folder / "speech.i16", max_hours=config.max_hours)
-    tokens_of_speakers = bank.tokens_of_speakers
     spec = DecoderSpec(
         config=config,
         codebook_size=codec.codebook_size,
         samples_per_token=codec.samples_per_token,
-        speakers=tuple(tokens_of_speakers),
-        voice=chosen_voice(tokens_of_speakers, config.voice),
+        speakers=tuple(bank.tokens_of_speakers),
+        voice=_candidates(bank, config.voice)[0],
         tokenizer=codec.tokenizer,
     )
     task = DecoderTask(build_networks(spec, seed=seed), spec, bank, seed=seed)
     trained = train(task, config.train, engine=engine, work=work, seed=seed)
     networks = build_networks(spec, seed=seed).eval()
     networks.load_state_dict(dict(trained.weights))
+    voice = clearest_voice(SpeechDecoder(spec, networks), bank, config.voice)
+    spec = spec.model_copy(update={"voice": voice})
     heldout = first_heldout(corpus, store, config.num_heldout)
     results = measured(SpeechDecoder(spec, networks), heldout)
     return Fitted(_stored(store, inputs, spec, networks), (*results, *trained.curves))
 
 
-def chosen_voice(tokens_of_speakers: Mapping[str, int], wanted: str | None) -> str:
-    """The speaker that a decoder will speak as: the wanted one, or the one with most speech.
+def clearest_voice(decoder: SpeechDecoder, bank: SpeechBank, wanted: str | None) -> str:
+    """The speaker that a decoder will speak as.
+
+    The wanted one; or that of the speakers with most speech whose training frames it predicts best.
 
     Raises:
         ConfigError: There is no such speaker.
     """
+    candidates = _candidates(bank, wanted)
+    if len(candidates) == 1:
+        return candidates[0]
+    distances = {
+        speaker: float(np.mean([_distance(decoder, one) for one in bank.spoken_by(speaker, 12)]))
+        for speaker in candidates
+    }
+    return min(candidates, key=lambda speaker: distances[speaker])
+
+
+def _candidates(bank: SpeechBank, wanted: str | None) -> tuple[str, ...]:
+    """The wanted voice, or up to eight speakers with most speech, most first."""
+    tokens = bank.tokens_of_speakers
     if wanted is None:
-        return max(sorted(tokens_of_speakers), key=lambda name: tokens_of_speakers[name])
-    if wanted not in tokens_of_speakers:
-        known = ", ".join(sorted(tokens_of_speakers)[:8])
+        return tuple(sorted(tokens, key=lambda name: -tokens[name])[:8])
+    if wanted not in tokens:
+        known = ", ".join(sorted(tokens)[:8])
         raise ConfigError(f"voice {wanted!r} is no speaker of the corpus; it has: {known}")
-    return wanted
+    return (wanted,)
+
+
+def _distance(decoder: SpeechDecoder, utterance: Utterance) -> float:
+    """How far predicted mel frames are from the true ones, spoken by the utterance's speaker."""
+    predicted = decoder.mel(utterance.codes, voice=utterance.speaker)
+    return float(np.abs(predicted - decoder.mel_of(utterance.waveform)).mean())
 
 
 def measured(decoder: SpeechDecoder, heldout: Sequence[Utterance]) -> tuple[Metric, ...]:
@@ -110,9 +138,8 @@ def measured(decoder: SpeechDecoder, heldout: Sequence[Utterance]) -> tuple[Metr
     for utterance in heldout:
         if utterance.speaker in decoder.spec.speakers:
             truth = decoder.mel_of(utterance.waveform)
-            mel = decoder.mel(utterance.codes, voice=utterance.speaker)
             spoken = decoder.decode(utterance.codes, voice=utterance.speaker)
-            predicted.append(float(np.abs(mel - truth).mean()))
+            predicted.append(_distance(decoder, utterance))
             heard.append(float(np.abs(decoder.mel_of(spoken) - truth).mean()))
     if not predicted:
         return ()
