@@ -71,12 +71,14 @@ class TextLimits(Frozen):
 
     Attributes:
         min_characters: Shorter documents are refused.
-        max_characters: Plain text is cut between paragraphs, or lines, into documents of at most
-            this; longer rows of JSONL and Parquet, and longer single lines, are refused.
+        document_characters: Plain text is cut between paragraphs, or lines, into documents of about
+            this size; a book has no others.
+        max_characters: Longer rows of JSONL and Parquet, and longer single lines, are refused.
         max_row_bytes: Longer lines of JSONL are refused without being read.
     """
 
     min_characters: PositiveInt = 1
+    document_characters: PositiveInt = 2_000
     max_characters: PositiveInt = 20_000
     max_row_bytes: PositiveInt = 8_000_000
 

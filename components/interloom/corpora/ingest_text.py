@@ -1,7 +1,7 @@
 """Take in text: plain files, JSONL and Parquet, or a folder of them.
 
 Plain files are cut between paragraphs, and between lines of paragraphs that are too long, into
-documents of at most ``max_characters``. JSONL and Parquet hold a document a row, in ``text``, at
+documents of about ``document_characters``. JSONL and Parquet hold a document a row, in ``text``, at
 will with ``id`` and ``licence``.
 """
 
@@ -123,8 +123,9 @@ def _plain(file: Path, name: str, limits: TextLimits) -> Iterator[Written]:
     """A plain file, cut between paragraphs; bytes that are no UTF-8 spoil their document only."""
     held: list[str] = []
     size = number = 0
+    most = min(limits.document_characters, limits.max_characters)
     for paragraph in _paragraphs(file, limits.max_characters):
-        if held and size + len(paragraph) > limits.max_characters:
+        if held and size + len(paragraph) > most:
             number += 1
             yield Written(f"{name}#{number}", f"{name}#{number}", "\n\n".join(held))
             held, size = [], 0
