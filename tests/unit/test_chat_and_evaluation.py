@@ -40,7 +40,12 @@ SFT = SftConfig(
 )
 ANSWERS = AnswerConfig(max_new_tokens=30)
 EVALUATION = EvaluationConfig(
-    max_utterances=3, max_decoded=2, max_texts=3, num_resamples=50, answer=ANSWERS
+    max_utterances=3,
+    max_decoded=2,
+    max_texts=3,
+    num_resamples=50,
+    answer=ANSWERS,
+    task_speech=UNJUDGED,
 )
 
 

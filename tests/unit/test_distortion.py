@@ -19,8 +19,10 @@ def test_a_shift_of_one_cepstrum_gives_the_formula_of_kubichek() -> None:
     wave = np.cos(np.pi * 3 * (np.arange(80) + 0.5) / 80)  # cepstrum 3 alone
     shifted = flat + 0.2 * wave
 
-    expected = 10 * math.sqrt(2) / math.log(10) * 0.2 * math.sqrt(80 / 2)
+    expected = 10 * math.sqrt(2) / math.log(10) * 0.1  # c_3 = 0.2 / 2
+    root_mean_square_db = 10 * np.log10(np.exp(np.sqrt(np.mean((0.2 * wave) ** 2))))
     assert mel_cepstral_distortion(flat, shifted) == pytest.approx(expected)
+    assert expected == pytest.approx(root_mean_square_db)
 
 
 def test_loudness_does_not_count() -> None:

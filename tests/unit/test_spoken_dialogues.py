@@ -161,3 +161,20 @@ def test_rows_that_hold_nothing_are_refused() -> None:
             layout=LAYOUT,
             seed=1,
         )
+
+
+def test_equal_answers_are_spoken_once_and_alike() -> None:
+    asked: list[SpanRequest] = []
+
+    class Counting(Spelling):
+        def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
+            asked.extend(spans)
+            return super().synthesise(spans)
+
+    rows = [_dialogue(str(index), "what is it", "a dog") for index in range(20)]
+    speakers = Speakers(Spelling(), Counting(), lambda text: len(TEXT.encode(text)))
+
+    spoken = list(speak_dialogues(rows, speakers, DialogueConfig()))
+
+    assert [span.text for span in asked] == ["a dog"]
+    assert len({tuple(one.row["turns"][1]["codes"]) for one in spoken}) == 1

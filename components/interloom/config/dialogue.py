@@ -25,17 +25,21 @@ class DialogueConfig(Frozen):
         max_turn_codes: A turn with more speech codes drops its dialogue.
         batch_size: Dialogues synthesised at once; does not change the result.
         user: How users' turns are spoken: each in a voice of its own.
-        assistant: How answers are spoken: all in one voice, the model's first unless it is named.
-            Every turn is read back, and one that is not understood
-            drops its dialogue: the chatbot would learn to mumble.
+        user_takes: Ways that one and the same question may sound.
+        assistant: How answers are spoken: all in one voice, the model's first unless it is named,
+            and equal answers alike. Every turn is read back, and one that is misread drops its
+            dialogue: the chatbot would learn to mishear, or to say other than it writes.
     """
 
     template: StreamTemplate = StreamTemplate()
     max_dialogues: PositiveInt = 100_000
     max_turn_codes: PositiveInt = 375
-    batch_size: PositiveInt = 128
-    user: SynthesisConfig = SynthesisConfig(judged_share=1.0)
-    assistant: SynthesisConfig = SynthesisConfig(judged_share=1.0, max_error_rate=0.34)
+    batch_size: PositiveInt = 1024
+    user: SynthesisConfig = SynthesisConfig(judged_share=1.0, max_error_rate=0.2, max_attempts=4)
+    user_takes: PositiveInt = 3
+    assistant: SynthesisConfig = SynthesisConfig(
+        judged_share=1.0, max_error_rate=0.1, max_attempts=6
+    )
 
 
 class CopyConfig(Frozen):

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from interloom.config.base import Frozen
 from interloom.config.dialogue import AnswerConfig
+from interloom.config.text_to_token import SynthesisConfig
 
 ClozeScore = Literal["sum", "mean_ending", "mean_all"]
 
@@ -23,6 +24,8 @@ class EvaluationConfig(Frozen):
         max_cloze_per_group: Story-cloze items of each group.
         max_questions: Spoken questions for the base model.
         max_chats: Questions put to the chatbot.
+        task_speech: How contexts, endings and questions are spoken. They are read back: what is not
+            understood asks something else. An item without speech is left out, and counted.
         cloze_score: The score that counts; all three are reported.
         confidence: Of every interval.
         num_resamples: Of the bootstrap for error rates.
@@ -38,6 +41,9 @@ class EvaluationConfig(Frozen):
     max_cloze_per_group: PositiveInt = 64
     max_questions: PositiveInt = 64
     max_chats: PositiveInt = 48
+    task_speech: SynthesisConfig = SynthesisConfig(
+        judged_share=1.0, max_error_rate=0.2, max_attempts=4
+    )
     cloze_score: ClozeScore = "mean_ending"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     num_resamples: PositiveInt = 1000

@@ -1,5 +1,6 @@
 """From dialogues in text to dialogues in text and codes, dropping what cannot be spoken."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,7 +45,9 @@ def speak_dialogues(
     for batch in batched(rows, config.batch_size):
         shapes = [shape_problem(row) for row in batch]
         said = _speak_turns(
-            [row for row, problem in zip(batch, shapes, strict=True) if not problem], speakers
+            [row for row, problem in zip(batch, shapes, strict=True) if not problem],
+            speakers,
+            config,
         )
         for row, problem in zip(batch, shapes, strict=True):
             yield Spoken(row, problem) if problem else _judged(row, said, speakers, config)
@@ -58,16 +61,19 @@ def shape_problem(row: Dialogue) -> str:
     return "" if all(turn["text"].strip() for turn in row["turns"]) else "empty turn"
 
 
-def _speak_turns(rows: Sequence[Dialogue], speakers: Speakers) -> dict[str, SpanResult]:
-    """The outcome of each turn, by the id of its span."""
+def _speak_turns(
+    rows: Sequence[Dialogue], speakers: Speakers, config: DialogueConfig
+) -> dict[str, SpanResult]:
+    """The outcome of each turn, by the id of its span; equal spans are spoken once."""
     results: dict[str, SpanResult] = {}
     for role, voice in (("user", speakers.user), ("assistant", speakers.assistant)):
-        spans = [
-            SpanRequest(_span_id(row, index), turn["text"])
+        texts = {
+            _span_id(row, index, config): turn["text"]
             for row in rows
             for index, turn in enumerate(row["turns"])
             if turn["role"] == role
-        ]
+        }
+        spans = [SpanRequest(span_id, text) for span_id, text in texts.items()]
         results |= {result.span_id: result for result in voice.synthesise(spans)}
     return results
 
@@ -78,7 +84,7 @@ def _judged(
     """The row with its codes, if every turn came out well."""
     turns = []
     for index, turn in enumerate(row["turns"]):
-        result = said[_span_id(row, index)]
+        result = said[_span_id(row, index, config)]
         problem = _turn_problem(turn, result, speakers, config)
         if problem:
             return Spoken(row, problem)
@@ -101,5 +107,10 @@ def _turn_problem(
     return ""
 
 
-def _span_id(row: Dialogue, index: int) -> str:
-    return f"{row['id']}#{index}"
+def _span_id(row: Dialogue, index: int, config: DialogueConfig) -> str:
+    """Equal answers are one span; equal questions are as many as they may sound different."""
+    turn = row["turns"][index]
+    if turn["role"] == "assistant":
+        return f"answer/{turn['text']}"
+    digest = hashlib.sha256(f"{row['id']}#{index}".encode()).digest()
+    return f"question/{digest[0] % config.user_takes}/{turn['text']}"

@@ -1,9 +1,11 @@
 """Mel-cepstral distortion: how far decoded speech is from the recording, in decibels.
 
 Kubichek (1993), "Mel-cepstral distance measure for objective speech quality assessment":
-``10 sqrt(2) / ln 10 * ||c - c'||`` over cepstra 1 to 13 (0, the energy, is left out), here the
-orthonormal DCT-II of natural-log mel energies at 10 ms, averaged over the path of dynamic time
-warping. Published numbers are mostly from other cepstra: compare only with the same measure.
+``10 sqrt(2) / ln 10 * ||c - c'||`` over cepstra 1 to 13 (0, the energy, is left out), averaged over
+the path of dynamic time warping. The cepstra are those of the cosine series
+``ln E_k = c_0 + 2 sum_d c_d cos(pi d (k + 1/2) / M)`` of the mel energies at 10 ms, so that the
+distance is the root mean square difference of the smoothed spectra in dB. Published numbers are
+mostly from other cepstra: compare only with the same measure.
 Legend: F and G frames of the two signals, M mel bins.
 """
 
@@ -26,7 +28,7 @@ def mel_cepstra(log_mel_FM: NDArray[np.floating]) -> Floats:
     num_bins = log_mel_FM.shape[1]
     orders = np.arange(1, _NUM_CEPSTRA + 1)[:, None]
     positions = (np.arange(num_bins) + 0.5)[None, :]
-    basis = np.sqrt(2 / num_bins) * np.cos(np.pi * orders * positions / num_bins)
+    basis = np.cos(np.pi * orders * positions / num_bins) / num_bins
     cepstra: Floats = np.asarray(log_mel_FM, np.float64) @ basis.T
     return cepstra
 

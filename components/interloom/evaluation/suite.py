@@ -55,12 +55,17 @@ class TaskSets:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The models that are measured; the chatbot once with text beside its speech, once without."""
+    """The models that are measured.
+
+    ``task_speaker`` is the text-to-token model with a judge; the chatbot answers once with text
+    beside its speech, once without.
+    """
 
     text: TextTokenizer
     tokenizer: SpeechTokenizer
     decoder: SpeechDecoder
     text_to_token: TextToToken
+    task_speaker: TextToToken
     base: LanguageModel
     chatbot: Chatbot
     wordless_chatbot: Chatbot
@@ -123,7 +128,7 @@ def evaluate_chain(
     chain: Chain, sets: TaskSets, judging: Judging, *, progress: Progress
 ) -> Evaluated:
     """Measure everything. Equal models and sets give equal findings."""
-    spoken = speak_texts(_task_texts(sets), chain.text_to_token)
+    spoken = speak_texts(_task_texts(sets), chain.task_speaker)
     progress.update(1, 6, "tasks spoken")
     parts = [
         measure_tokenizer(sets.utterances, chain.tokenizer, judging),

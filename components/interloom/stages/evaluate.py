@@ -79,6 +79,13 @@ def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
         tokenizer=tokenizer,
         decoder=decoder,
         text_to_token=load_text_to_token(store, request.text_to_token, seed=request.seed),
+        task_speaker=load_text_to_token(
+            store,
+            request.text_to_token,
+            config=request.config.task_speech,
+            seed=request.seed,
+            judge=tokenizer.read,
+        ),
         base=load_language_model(store, request.model),
         chatbot=Chatbot(chat, text, tokenizer, decoder, answer),
         wordless_chatbot=Chatbot(chat, text, tokenizer, decoder, wordless),
