@@ -188,7 +188,9 @@ def test_a_batch_is_a_function_of_seed_and_index() -> None:
 
 
 def test_an_epoch_holds_every_utterance_once_when_none_is_cut() -> None:
-    config = CONFIG.model_copy(update={"piece_share": 0.0, "rows_per_batch": 7})
+    config = CONFIG.model_copy(
+        update={"piece_share": 0.0, "spliced_share": 0.0, "rows_per_batch": 7}
+    )
     pieces = Pieces(SPOKEN, PROMPTER, config, seed=0)
 
     drawn = [e.codes.tolist() for at in range(pieces.batches_per_epoch) for e in pieces.batch(at)]
@@ -196,11 +198,36 @@ def test_an_epoch_holds_every_utterance_once_when_none_is_cut() -> None:
     assert sorted(drawn) == sorted(row["codes"] for row in ROWS)
 
 
-def test_pieces_hold_the_codes_of_their_words() -> None:
-    config = CONFIG.model_copy(update={"piece_share": 1.0, "mean_piece_words": 2.0})
+@pytest.mark.parametrize("kind", ["piece_share", "spliced_share"])
+def test_pieces_hold_the_codes_of_their_words(kind: str) -> None:
+    shares = {"piece_share": 0.0, "spliced_share": 0.0} | {kind: 1.0}
+    config = CONFIG.model_copy(update=shares | {"mean_piece_words": 4.0})
     pieces = Pieces(SPOKEN, PROMPTER, config, seed=0)
 
     for example in pieces.batch(0) + pieces.batch(1):
+        text = TOKENIZER.decode(example.prompt.ids[1:-1].tolist())
+        assert example.codes.tolist() == toy_speech.speak(text)
+
+
+def test_a_spliced_passage_is_of_one_speaker_and_as_long_as_asked() -> None:
+    shares = {"piece_share": 0.0, "spliced_share": 1.0, "mean_piece_words": 1.0}
+    pieces = Pieces(SPOKEN, PROMPTER, CONFIG.model_copy(update=shares), seed=0)
+
+    for example in pieces.batch(0):
+        assert len(TOKENIZER.decode(example.prompt.ids[1:-1].tolist()).split()) == 1
+
+
+def test_rests_around_an_utterance_are_in_no_piece() -> None:
+    rest = [9] * 4
+    row = toy_speech.token_row(5, num_words=3)
+    words = [word | {"start": word["start"] + 4, "stop": word["stop"] + 4} for word in row["words"]]
+    rested = row | {"codes": [*rest, *row["codes"], *rest], "words": words}
+    shares = {"piece_share": 0.0, "spliced_share": 1.0}
+
+    pieces = Pieces(read_spoken([rested]), PROMPTER, CONFIG.model_copy(update=shares), seed=0)
+
+    for at in range(8):
+        [example] = pieces.batch(at)
         text = TOKENIZER.decode(example.prompt.ids[1:-1].tolist())
         assert example.codes.tolist() == toy_speech.speak(text)
 
@@ -377,6 +404,8 @@ def test_no_request_gives_no_result() -> None:
 def test_configuration_names_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="width must be a multiple of 2"):
         TextToTokenConfig(width=100, num_heads=3)
+    with pytest.raises(ValueError, match="piece_share and spliced_share must sum to at most 1"):
+        TextToTokenConfig(piece_share=0.6, spliced_share=0.6)
     with pytest.raises(ValueError, match="min_tokens_per_word must be under"):
         SynthesisConfig(min_tokens_per_word=9, max_tokens_per_word=9)
 

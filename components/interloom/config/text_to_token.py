@@ -28,7 +28,10 @@ class TextToTokenConfig(Frozen):
         rows_per_batch: Pieces of speech in a micro-batch.
         piece_share: Share of the examples that are cut out of an utterance at word boundaries, so
             that spans without context, which interleaving asks for, are seen in training.
-        mean_piece_words: Mean of the Poisson length of such a piece.
+        mean_piece_words: Mean of the Poisson length of such a piece, and of a spliced passage.
+        spliced_share: Share of the examples that are spliced from runs of words of one speaker, so
+            that the text alone tells what comes next.
+        mean_spliced_words: Mean of the Poisson length of such a run.
         max_positions: Longest text and speech together, in tokens; longer pairs are left out.
     """
 
@@ -37,16 +40,27 @@ class TextToTokenConfig(Frozen):
     num_heads: PositiveInt = 4
     dropout: Share = 0.1
     rows_per_batch: PositiveInt = 16
-    piece_share: Share = 0.5
+    piece_share: Share = 0.25
     mean_piece_words: PositiveFloat = 8.0
+    spliced_share: Share = 0.5
+    mean_spliced_words: PositiveFloat = 2.0
     max_positions: PositiveInt = 512
     train: TrainConfig = TrainConfig(
-        num_steps=900,
+        num_steps=1300,
         learning_rate=4e-3,
         warmup_steps=60,
         weight_decay=0.05,
         threads_per_rank=1,
     )
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> Self:
+        if self.piece_share + self.spliced_share > 1:
+            raise ValueError(
+                f"piece_share and spliced_share must sum to at most 1, got {self.piece_share} and "
+                f"{self.spliced_share}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:

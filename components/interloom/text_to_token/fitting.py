@@ -82,7 +82,8 @@ def fit(
     heldout = [
         one for one in _read(store, inputs.tokens, "heldout") if one.speaker in prompter.voices
     ]
-    measured = _measure(model, Pieces(heldout, prompter, config, seed=seed), layout)
+    whole = config.model_copy(update={"piece_share": 0.0, "spliced_share": 0.0})
+    measured = _measure(model, Pieces(heldout, prompter, whole, seed=seed), layout)
     with store.draft(ArtifactKind.TEXT_TO_TOKEN_MODEL) as draft:
         card = {
             "config": config.model_dump(mode="json"),

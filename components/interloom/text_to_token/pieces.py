@@ -1,7 +1,9 @@
-"""Training examples: utterances whole, and pieces cut out of them at word boundaries.
+"""Training examples: utterances whole, pieces cut out of them, and pieces spliced together.
 
 Interleaving asks for a few words out of context. A model that has only seen whole sentences stops
-late or begins wrong there, so a part of its examples are such pieces.
+late or begins wrong there, so a part of its examples are pieces cut at word boundaries. And a model
+of few sentences learns them by heart instead of reading along, so another part is pieces of one
+speaker's utterances in random order, in which only the text tells what comes next.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +28,8 @@ class Spoken:
         codes: Its speech codes.
         speaker: Who says it.
         word_bytes: Place of each word in the UTF-8 text; empty if its times are unknown.
-        cuts: Frames at which it may be cut: before each word and after the last, (W + 1,).
+        cuts: Frames at which it may be cut: before each word and after the last, (W + 1,); the
+            rests before the first and after the last word lie outside.
     """
 
     text: str
@@ -62,7 +65,7 @@ def _read_row(row: Mapping[str, Any]) -> Spoken:
         return Spoken(row["text"], codes, row["speaker"], empty, np.zeros(1, np.int64))
     starts, stops = np.array(times, np.int64).reshape(-1, 2).T
     inner = (stops[:-1] + starts[1:] + 1) // 2
-    cuts = np.concatenate([[0], inner, [len(codes)]]).clip(0, len(codes))
+    cuts = np.concatenate([starts[:1], inner, stops[-1:]]).clip(0, len(codes))
     word_bytes = np.stack([words.start, words.stop], axis=1)
     return Spoken(row["text"], codes, row["speaker"], word_bytes, np.maximum.accumulate(cuts))
 
@@ -82,6 +85,9 @@ class Pieces:
         self._prompter = prompter
         self._config = config
         self._seed = seed
+        self._by_speaker: dict[str, list[Spoken]] = {}
+        for one in spoken:
+            self._by_speaker.setdefault(one.speaker, []).append(one)
         self.batches_per_epoch = -(-len(spoken) // config.rows_per_batch)
         self._epoch = lru_cache(maxsize=1)(self._plan)
 
@@ -103,26 +109,53 @@ class Pieces:
         return [[one for one in batch if len(one) <= limit] or [batch[0]] for batch in batches]
 
     def _draw(self, spoken: Spoken, rng: np.random.Generator) -> Example:
-        """The whole utterance, or a run of its words."""
-        num_words = len(spoken.word_bytes)
-        is_piece = rng.random() < self._config.piece_share
-        length = 1 + int(rng.poisson(self._config.mean_piece_words - 1))
-        place = rng.random()
-        if not is_piece or length >= num_words:
+        """The utterance, a run of its words, or a passage of its speaker's words."""
+        kind, place = rng.random(), rng.random()
+        num_words = _poisson(rng, self._config.mean_piece_words)
+        if kind < self._config.spliced_share:
+            return self._spliced(self._by_speaker[spoken.speaker], num_words, rng)
+        is_piece = kind < self._config.spliced_share + self._config.piece_share
+        if not is_piece or num_words >= len(spoken.word_bytes):
             return self._example(spoken.text, spoken.codes, spoken.speaker)
-        first = int(place * (num_words - length + 1))
-        return self._piece(spoken, first, first + length)
-
-    def _piece(self, spoken: Spoken, first: int, stop: int) -> Example:
-        """Words ``[first, stop)`` with their codes."""
-        start_byte, stop_byte = spoken.word_bytes[first, 0], spoken.word_bytes[stop - 1, 1]
-        text = spoken.text.encode()[start_byte:stop_byte].decode()
-        codes = spoken.codes[spoken.cuts[first] : spoken.cuts[stop]]
-        if not len(codes):
-            return self._example(spoken.text, spoken.codes, spoken.speaker)
+        text, codes = _cut(spoken, num_words, place)
         return self._example(text, codes, spoken.speaker)
+
+    def _spliced(self, pool: Sequence[Spoken], num_words: int, rng: np.random.Generator) -> Example:
+        """Runs of words from utterances of one speaker, ``num_words`` in all."""
+        texts, parts, left = [], [], num_words
+        while left > 0:
+            spoken = pool[int(rng.integers(len(pool)))]
+            length = _poisson(rng, self._config.mean_spliced_words)
+            length = min(length, left, max(1, len(spoken.word_bytes)))
+            text, codes = _cut(spoken, length, rng.random())
+            texts.append(text)
+            parts.append(codes)
+            left -= length
+        return self._example(" ".join(texts), np.concatenate(parts), pool[0].speaker)
 
     def _example(self, text: str, codes: NDArray[np.int32], speaker: str) -> Example:
         """A piece with its prompt."""
         prompt = self._prompter.prompt(self._prompter.text_ids(text), speaker)
         return Example(prompt, codes)
+
+
+def _poisson(rng: np.random.Generator, mean: float) -> int:
+    """A number of words, at least one."""
+    return 1 + int(rng.poisson(max(0.0, mean - 1)))
+
+
+def _cut(spoken: Spoken, num_words: int, place: float) -> tuple[str, NDArray[np.int32]]:
+    """A run of words with their codes; the whole utterance if its words have no times.
+
+    Args:
+        spoken: With at least ``num_words`` words, or none.
+        num_words: Length of the run.
+        place: Where it begins, from 0 to 1.
+    """
+    if len(spoken.word_bytes) == 0:
+        return spoken.text, spoken.codes
+    first = int(place * (len(spoken.word_bytes) - num_words + 1))
+    stop = first + num_words
+    start_byte, stop_byte = spoken.word_bytes[first, 0], spoken.word_bytes[stop - 1, 1]
+    text = spoken.text.encode()[start_byte:stop_byte].decode()
+    return text, spoken.codes[spoken.cuts[first] : spoken.cuts[stop]]
