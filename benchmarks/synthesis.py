@@ -23,9 +23,9 @@ from interloom.text_to_token.prompt import Prompt
 
 TURNS = 3
 CONFIGS = (
-    {"width": 128, "layers": 4, "spans": 512, "slots": 64, "sorted": 0},
-    {"width": 128, "layers": 4, "spans": 512, "slots": 64, "sorted": 1},
-    {"width": 128, "layers": 4, "spans": 256, "slots": 32, "sorted": 0},
+    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "sorted": 0},
+    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "sorted": 1},
+    {"width": 128, "layers": 4, "spans": 128, "slots": 32, "sorted": 0},
 )
 NUM_CODES = 512
 NUM_TEXT_IDS = 640
