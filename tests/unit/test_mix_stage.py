@@ -99,7 +99,7 @@ def _world(*, num_utterances: int = 20, num_codes: int = 12, **config: object) -
     text_tokenizer = _text_tokenizer(store)
     bpe = load_text_tokenizer(store, text_tokenizer)
     layout = VocabularyLayout(bpe.vocab_size, 32, text_tokenizer.id, TOKENIZER.id)
-    codes = np.arange(9)
+    codes = np.arange(8)
     woven = np.concatenate([bpe.encode("the fox "), layout.wrap_audio(codes), bpe.encode("owl")])
     interleaved = [
         {"id": f"i{i}", "split": "train", "ids": woven, "source": "world", "licence": "CC0-1.0"}

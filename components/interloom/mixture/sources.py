@@ -51,7 +51,7 @@ def speak_examples(
 
 
 def interleaved_examples(rows: Rows, layout: VocabularyLayout) -> Iterator[Example]:
-    """Rows that already are joint ids; the loss is on all of them.
+    """``row <|endoftext|>`` of rows that already are joint ids; the loss is on all of it.
 
     Raises:
         DataError: An id is outside the layout.
@@ -63,7 +63,7 @@ def interleaved_examples(rows: Rows, layout: VocabularyLayout) -> Iterator[Examp
                 f"interleaved row {row['id']!r} has ids in [{ids.min()}, {ids.max()}], the layout "
                 f"holds [0, {layout.size}); make it again with this text tokenizer and codebook"
             )
-        yield Example.after(row["id"], ids, 1, row["licence"])
+        yield Example.after(row["id"], _join(ids, layout, Marker.DOCUMENT_END), 1, row["licence"])
 
 
 def _encoded(
