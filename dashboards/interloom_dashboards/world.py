@@ -1,6 +1,7 @@
 """The services behind the pages, opened once a server."""
 
 import streamlit as st
+
 from interloom.bootstrap import Services, connect
 from interloom.config.settings import load_settings
 

@@ -58,9 +58,9 @@ def test_the_wheel_passes_its_checker(wheel: Path) -> None:
 
 def test_the_installed_wheel_plans_a_recipe(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
-    python = tmp_path / "env" / "bin" / "python"
+    python = str(tmp_path / "env" / "bin" / "python")
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel],
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)],
         check=True,
         capture_output=True,
     )
@@ -68,7 +68,7 @@ def test_the_installed_wheel_plans_a_recipe(wheel: Path, tmp_path: Path) -> None
     dependencies = next(Path(sys.prefix).glob("lib/python3*/site-packages"))
     (site / "dependencies.pth").write_text(f"{dependencies}\n")  # theirs, after our own
     environment = {**os.environ, "INTERLOOM_HOME": str(tmp_path / "home")}
-    command = [tmp_path / "env" / "bin" / "interloom", "plan", "smoke"]
+    command = [str(tmp_path / "env" / "bin" / "interloom"), "plan", "smoke"]
 
     planned = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
