@@ -21,6 +21,7 @@ from interloom.core.errors import ConfigError, DataError
 from interloom.corpora.tables import SPEECH_TOKENS, UTTERANCES, write_table
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
+from interloom.speech_decoder.averages import average_mels
 from interloom.speech_decoder.examples import Corpus, SpeechBank, build_bank
 from interloom.speech_decoder.fitting import clearest_voice
 from interloom.speech_decoder.model import DecoderNetworks, DecoderSpec, build_networks
@@ -334,6 +335,31 @@ def test_codes_of_another_corpus_are_refused(tmp_path: Path) -> None:
         build_bank(Corpus(speech, tokens, STEP), store, tmp_path / "a", max_hours=None)
 
 
+def test_codes_and_speakers_start_from_their_average_frames(tmp_path: Path) -> None:
+    networks = build_networks(spec_of(), seed=0)
+    codes = np.array([1, 2, 1], dtype=np.int32)
+    sound = np.concatenate([noise(3 * STEP, seed=1), 0.1 * noise(3 * STEP, seed=2)])
+    bank = SpeechBank([("ann", codes), ("bob", codes)], to_pcm16(sound))
+
+    average = average_mels(bank, spec_of(), networks.log_mel)
+    networks.regressor.start_from(average.codes_CFM, average.speakers_PM)
+
+    frames = [
+        networks.log_mel(torch.from_numpy(one.waveform)[None])[0].reshape(3, 8, 80)
+        for one in bank.utterances()
+    ]
+    of_code_one = torch.cat([both[[0, 2]] for both in frames]).mean(dim=0)
+    torch.testing.assert_close(average.codes_CFM[1], of_code_one)
+    assert average.codes_CFM.shape == (9, 8, 80)
+    torch.testing.assert_close(average.codes_CFM[7], torch.cat(frames).mean(dim=0))
+    assert float(average.codes_CFM[8].max()) == pytest.approx(0.5 * np.log(1e-7))
+    louder = average.speakers_PM[0] - average.speakers_PM[1]
+    assert float(louder.mean()) == pytest.approx(np.log(10), abs=0.2)
+    predicted = SpeechDecoder(spec_of(), networks.eval()).mel([1], voice="ann")
+    expected = average.codes_CFM[1] + average.speakers_PM[0]
+    np.testing.assert_allclose(predicted, expected.numpy(), atol=1e-5)
+
+
 # Configuration
 
 
@@ -344,11 +370,11 @@ def test_the_voice_is_the_one_that_is_predicted_best_unless_one_is_asked_for() -
     samples = to_pcm16(np.concatenate([said, noise(6 * STEP)]))
     bank = SpeechBank([("ann", codes), ("bob", codes)], samples)
 
-    assert [one.speaker for one in bank.spoken_by("bob", 3)] == ["bob"]
+    assert [one.speaker for one in bank.utterances("bob")] == ["bob"]
     distances = {
         name: np.abs(decoder.mel(codes, voice=name) - decoder.mel_of(one.waveform)).mean()
         for name in ("ann", "bob")
-        for one in bank.spoken_by(name, 1)
+        for one in bank.utterances(name)
     }
     assert clearest_voice(decoder, bank, None) == min(distances, key=lambda n: distances[n])
     assert clearest_voice(decoder, bank, "ann") == "ann"

@@ -114,15 +114,15 @@ class SpeechBank:
             counts[speaker] = counts.get(speaker, 0) + len(codes)
         return dict(sorted(counts.items()))
 
-    def spoken_by(self, speaker: str, num_utterances: int) -> Iterator[Utterance]:
-        """The first utterances of a speaker, whole; their ids are their places."""
-        places = (place for place, name in enumerate(self._speakers) if name == speaker)
+    def utterances(self, speaker: str | None = None) -> Iterator[Utterance]:
+        """All utterances, or those of a speaker, whole; their ids are their places."""
         step = self._samples_per_token
-        for place in islice(places, num_utterances):
-            codes, stop = self._codes[place], int(self._ends[place])
-            samples = self._samples[(stop - len(codes)) * step : stop * step]
-            waveform = samples.astype(np.float32) / np.float32(_FULL_SCALE)
-            yield Utterance(str(place), speaker, codes, waveform)
+        for place, codes in enumerate(self._codes):
+            if speaker in {None, self._speakers[place]}:
+                stop = int(self._ends[place])
+                samples = self._samples[(stop - len(codes)) * step : stop * step]
+                waveform = samples.astype(np.float32) / np.float32(_FULL_SCALE)
+                yield Utterance(str(place), self._speakers[place], codes, waveform)
 
     def crops(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
+from interloom.speech_decoder.averages import average_mels
 from interloom.speech_decoder.examples import (
     Corpus,
     SpeechBank,
@@ -81,9 +83,12 @@ def fit_decoder(
         voice=_candidates(bank, config.voice)[0],
         tokenizer=codec.tokenizer,
     )
-    task = DecoderTask(build_networks(spec, seed=seed), spec, bank, seed=seed)
+    networks = build_networks(spec, seed=seed)
+    average = average_mels(bank, spec, networks.log_mel)
+    networks.regressor.start_from(average.codes_CFM, average.speakers_PM)
+    task = DecoderTask(networks, spec, bank, seed=seed)
     trained = train(task, config.train, engine=engine, work=work, seed=seed)
-    networks = build_networks(spec, seed=seed).eval()
+    networks = build_networks(spec, seed=seed).eval()  # on this processor, whatever trained it
     networks.load_state_dict(dict(trained.weights))
     voice = clearest_voice(SpeechDecoder(spec, networks), bank, config.voice)
     spec = spec.model_copy(update={"voice": voice})
@@ -104,7 +109,9 @@ def clearest_voice(decoder: SpeechDecoder, bank: SpeechBank, wanted: str | None)
     if len(candidates) == 1:
         return candidates[0]
     distances = {
-        speaker: float(np.mean([_distance(decoder, one) for one in bank.spoken_by(speaker, 12)]))
+        speaker: float(
+            np.mean([_distance(decoder, one) for one in islice(bank.utterances(speaker), 32)])
+        )
         for speaker in candidates
     }
     return min(candidates, key=lambda speaker: distances[speaker])
