@@ -117,3 +117,18 @@ def test_augmentation_is_a_function_of_seed_and_index_and_spares_the_padding() -
     np.testing.assert_array_equal(made[0], made[1])
     assert not np.array_equal(made[0], made[2])
     assert not made[0][0, 16:].any()
+
+
+def test_background_noise_covers_what_is_quiet_and_spares_what_is_loud() -> None:
+    features = _features([4])
+    config = AugmentConfig(
+        num_time_masks=0, num_bin_masks=0, noise=0, gain=0, colour=0, background=1, smoothed=0
+    )
+    batch = collate([features.whole(0)], frames_per_token=PER_TOKEN)
+    batch.mel_BFM[0, :16] -= 2.5  # below the floor
+    before = batch.mel_BFM.copy()
+
+    augment(batch, config, seed=1, index=0, frames_per_token=PER_TOKEN)
+
+    assert (batch.mel_BFM[0, :16] > before[0, :16] + 0.1).all()
+    np.testing.assert_allclose(batch.mel_BFM[0, 16:], before[0, 16:], atol=0.1)

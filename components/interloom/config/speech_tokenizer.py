@@ -124,6 +124,8 @@ class AugmentConfig(Frozen):
         bin_mask_bins: Widest one.
         noise: Largest standard deviation of Gaussian noise on the log-mel.
         gain: Largest shift of the log-mel, up or down (0.25 is 10 dB).
+        colour: Size of a smooth curve over the bins that is added, as a microphone or room does.
+        background: Share of rows with steady noise, down to 25 dB under the loudest value.
         smoothed: Share of rows whose log-mel is smoothed as a regression decoder smooths it, so
             that decoded speech is read back as well as recorded speech.
         spliced: Share of batches that are short passages spliced from runs of words of drawn
@@ -139,7 +141,9 @@ class AugmentConfig(Frozen):
     num_bin_masks: NonNegativeInt = 1
     bin_mask_bins: NonNegativeInt = 8
     noise: NonNegativeFloat = 0.05
-    gain: NonNegativeFloat = 0.05
+    gain: NonNegativeFloat = 0.25
+    colour: NonNegativeFloat = 0.05
+    background: Annotated[float, Field(ge=0, le=1)] = 0.15
     smoothed: Annotated[float, Field(ge=0, le=1)] = 0.1
     spliced: Annotated[float, Field(ge=0, le=1)] = 0.5
     spliced_first: NonNegativeInt = 300
@@ -171,7 +175,7 @@ class TokenizerConfig(Frozen):
     reader: Literal["ctc", "decoder"] = "ctc"
     batch_frames: PositiveInt = 3000
     training: TrainConfig = TrainConfig(
-        num_steps=1800,
+        num_steps=2000,
         learning_rate=2e-3,
         final_learning_rate_ratio=0.02,
         warmup_steps=100,

@@ -13,6 +13,8 @@ from interloom.config.speech_tokenizer import AugmentConfig
 from interloom.speech_tokenizer.features import Features, Passage
 
 SILENT, UNKNOWN = -1, -100
+_DYNAMICS = 2.0  # from the loudest value of Whisper's log-mel to its floor
+_NEPERS = np.float32(4 * np.log(10))  # Whisper's log-mel to the logarithm of power
 _ROWS, _ORDER, _AUGMENT, _SPLICE = 1, 2, 3, 4  # what a random stream is for
 
 
@@ -155,11 +157,14 @@ def augment(
 def _augment_row(
     mel_FM: NDArray[np.float32], config: AugmentConfig, rng: np.random.Generator
 ) -> None:
-    """Smooth, shift, add noise, mask."""
+    """Smooth, add background, colour and shift, add noise, mask."""
     frames, bins = mel_FM.shape
     if rng.random() < config.smoothed:
         _smooth(mel_FM, time=bool(rng.random() < 0.5))
+    if rng.random() < config.background:
+        _add_background(mel_FM, rng)
     mel_FM += np.float32(config.gain * (2 * rng.random() - 1))
+    mel_FM += config.colour * _curve(bins, rng)
     if config.noise:
         deviation = np.float32(config.noise * rng.random())
         mel_FM += deviation * rng.standard_normal(mel_FM.shape, dtype=np.float32)
@@ -172,6 +177,24 @@ def _augment_row(
         length = int(rng.integers(0, min(config.bin_mask_bins, bins) + 1))
         start = int(rng.integers(0, bins - length + 1))
         mel_FM[:, start : start + length] = mean
+
+
+def _add_background(mel_FM: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Add the power of steady noise, from what cannot be heard to 25 dB under the loudest."""
+    frames, bins = mel_FM.shape
+    level = mel_FM.max() - (_DYNAMICS - rng.random() * (_DYNAMICS - 0.6))
+    noise = level + 0.2 * _curve(bins, rng)
+    noise = noise + np.float32(0.08) * rng.standard_normal((frames, bins), dtype=np.float32)
+    mel_FM[:] = np.logaddexp(mel_FM * _NEPERS, noise * _NEPERS) / _NEPERS
+
+
+def _curve(bins: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A random smooth curve over mel bins, mostly within [-1, 1]."""
+    place = np.linspace(0, np.pi, bins)
+    weights = rng.uniform(-1, 1, 3) / np.array([1, 2, 3])
+    waves = np.cos(place[:, None] * np.array([1, 2, 3]))
+    curve: NDArray[np.float32] = (waves @ weights).astype(np.float32)
+    return curve
 
 
 def _smooth(mel_FM: NDArray[np.float32], *, time: bool) -> None:
