@@ -102,7 +102,7 @@ class DecoderConfig(Frozen):
     mel_weight: NonNegativeFloat = 1.0
     num_heldout: NonNegativeInt = 32
     train: TrainConfig = TrainConfig(
-        num_steps=1400,
+        num_steps=1000,
         learning_rate=3e-3,
         final_learning_rate_ratio=0.03,
         warmup_steps=50,
