@@ -35,10 +35,10 @@ class DialogueConfig(Frozen):
     max_dialogues: PositiveInt = 100_000
     max_turn_codes: PositiveInt = 375
     batch_size: PositiveInt = 1024
-    user: SynthesisConfig = SynthesisConfig(judged_share=1.0, max_error_rate=0.2, max_attempts=4)
+    user: SynthesisConfig = SynthesisConfig(judged_share=1.0, max_error_rate=0.25, max_attempts=4)
     user_takes: PositiveInt = 3
     assistant: SynthesisConfig = SynthesisConfig(
-        judged_share=1.0, max_error_rate=0.1, max_attempts=6
+        judged_share=1.0, max_error_rate=0.25, max_attempts=4
     )
 
 
