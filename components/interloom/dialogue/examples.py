@@ -72,7 +72,7 @@ def chat_examples(
         Copy.SPEECH_ONLY: config.copies.speech_only,
     }
     for place, row in enumerate(dialogues):
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=place))
+        rng = np.random.Generator(np.random.Philox(key=[seed, place]))
         said = [_said(turn, text) for turn in row["turns"]]
         for copy, count in counts.items():
             for index in range(count):
