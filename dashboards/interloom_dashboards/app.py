@@ -97,7 +97,7 @@ def main() -> None:
     """Draw the page that the address asks for."""
     st.set_page_config(page_title="Interloom", layout="wide")
     pages = [
-        st.Page(overview_page, title="Overview", url_path="overview", default=True),
+        st.Page(overview_page, title="Overview", default=True),
         st.Page(runs_page, title="Runs", url_path="runs"),
         st.Page(lineage_page, title="Lineage", url_path="lineage"),
         st.Page(quality_page, title="Data quality", url_path="quality"),

@@ -52,4 +52,4 @@ def draw(shown: LineageView) -> None:
     """Put the view on the page."""
     st.subheader(shown.title)
     st.caption(f"{shown.num_artifacts} artifacts. Dashed stages were reused; blue ones are models.")
-    st.graphviz_chart(shown.dot, use_container_width=True)
+    st.graphviz_chart(shown.dot, width="stretch")

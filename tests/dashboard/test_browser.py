@@ -74,7 +74,7 @@ def test_a_person_sees_each_page(address: str, tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     seen = {
-        "overview": "starter finished",
+        "": "starter finished",
         "runs": "Curves of",
         "lineage": "artifacts. Dashed stages",
         "quality": "All 1 checks hold.",
@@ -87,7 +87,8 @@ def test_a_person_sees_each_page(address: str, tmp_path: Path) -> None:
             page.goto(f"{address}/{name}")
             page.get_by_text(words).first.wait_for(timeout=30_000)
             assert page.locator("[data-testid=stException]").count() == 0
-            page.screenshot(path=str(tmp_path / f"{name}.png"))
+            assert page.get_by_text("Page not found").count() == 0
+            page.screenshot(path=str(tmp_path / f"page-{name}.png"))
         browser.close()
 
-    assert all((tmp_path / f"{name}.png").stat().st_size > 5_000 for name in seen)
+    assert all((tmp_path / f"page-{name}.png").stat().st_size > 5_000 for name in seen)
