@@ -55,8 +55,8 @@ def address(world: Any) -> Iterator[str]:
         _wait(f"{url}/_stcore/health", server)
         yield url
     finally:
-        server.terminate()
-        server.wait(20)
+        server.kill()  # it holds nothing
+        server.wait()
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
