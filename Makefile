@@ -6,13 +6,14 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 PYTHON ?= python3.11
 JOBS ?= 2
 
-.PHONY: demo test test-fast test-slow test-nightly check format bench clean
+.PHONY: help demo test test-fast test-slow test-cluster test-nightly check format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo          set up, then run the starter recipe through every stage"
 	@echo "make test          set up, then every test that this machine can run"
 	@echo "make test-fast     the tests of under a second each"
+	@echo "make test-cluster  the tests on the cluster that KUBECONFIG names"
 	@echo "make test-nightly  the long fault runs"
 	@echo "make check         formatting, lint, import contracts, types, fast tests"
 	@echo "make bench         every benchmark, each beside the peer it is measured against"
@@ -43,7 +44,11 @@ test-fast: $(VENV)/.ready
 test-slow: $(VENV)/.ready
 	$(PY) -m pytest -q -m "slow and not gpu and not nightly and not cluster"
 
-test: check test-slow
+test-cluster: $(VENV)/.ready
+	$(PY) -m pytest -q -m cluster
+
+# The cluster tier only where KUBECONFIG names a cluster.
+test: check test-slow $(if $(KUBECONFIG),test-cluster)
 
 test-nightly: $(VENV)/.ready
 	$(PY) -m pytest -q -m nightly
