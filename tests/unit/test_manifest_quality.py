@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from interloom.core.artifacts import ArtifactKind, Manifest, Shard
-from interloom.quality.manifests import EXPECTATIONS, SUITE, summarise
+from interloom.quality.manifests import EXPECTATIONS, SUITE, judge_manifest, summarise
 from interloom.testing.gate import PlainGate
+from interloom.testing.store import MemoryStore
 
 SHARD = Shard("t/train-00000.parquet", "a" * 64, "b" * 32, 10, {"rows": 2, "spans": 3})
 CARD = Shard("card.json", "a" * 64, "b" * 32, 5)
@@ -43,3 +44,19 @@ def test_each_fault_of_a_manifest_is_seen(
     manifest: Manifest, stored: tuple[int, ...], claim: str
 ) -> None:
     assert failed(manifest, stored) == [claim]
+
+
+def test_an_artifact_without_a_licence_is_named_by_its_shards() -> None:
+    store = MemoryStore()
+    with store.draft(ArtifactKind.TEXT_CORPUS) as draft:
+        with draft.shard("documents/train-00000.parquet") as shard:
+            shard.path.write_bytes(b"rows")
+            shard.count(rows=1)
+        ref = draft.commit()
+
+    verdicts = judge_manifest(ref, store=store, gate=PlainGate())
+
+    broken = [verdict for verdict in verdicts if not verdict.success]
+    assert [verdict.expectation for verdict in broken] == ["every licence is named"]
+    assert broken[0].suite == "manifest of text_corpus"
+    assert broken[0].failed_rows == ("documents/train-00000.parquet",)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from interloom.core.artifacts import Manifest
-from interloom.ports.gate import Expectation
+from interloom.core.artifacts import ArtifactRef, Manifest
+from interloom.ports.gate import CheckResult, Expectation, QualityGate
+from interloom.ports.store import ArtifactStore
 
 SUITE = "manifest"
 
@@ -14,6 +15,16 @@ EXPECTATIONS = (
     Expectation("the stored bytes are as many as the manifest says", "bytes_off", 0, 0),
     Expectation("every licence is named", "licences", minimum=1),
 )
+
+
+def judge_manifest(
+    ref: ArtifactRef, *, store: ArtifactStore, gate: QualityGate
+) -> tuple[CheckResult, ...]:
+    """The gate's verdicts on an artifact's manifest; the rows they name are shards."""
+    manifest = store.manifest(ref)
+    stored = [store.local_path(shard).stat().st_size for shard in manifest.shards]
+    paths = [shard.path for shard in manifest.shards]
+    return gate.judge(f"{SUITE} of {ref.kind}", EXPECTATIONS, summarise(manifest, stored), paths)
 
 
 def summarise(manifest: Manifest, stored_bytes: Sequence[int]) -> dict[str, list[float]]:

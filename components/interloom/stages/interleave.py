@@ -54,10 +54,13 @@ def interleave(
     """Weave the documents of the ``train`` split that may be interleaved.
 
     Raises:
-        DataError: The model was made for other tokenizers, or too many rows broke a check.
+        DataError: The model was made for other tokenizers, too many rows broke a check, or a
+            manifest, of the text or of the rows, did.
     """
     from interloom.corpora.tables import INTERLEAVED, read_table, write_table
+    from interloom.quality.manifests import judge_manifest
 
+    checks = _passed(judge_manifest(request.text, store=store, gate=gate))
     model = _load(request, store, work)
     interleaver = _interleaver(request, model, gate)
     rule = _rule(request.config, store.manifest(request.tokenizer).facts["samples_per_token"])
@@ -69,8 +72,9 @@ def interleave(
         with draft.shard("quarantine.json") as shard:
             shard.path.write_bytes(canonical_json(tally.quarantined))
             shard.count(quarantined=len(tally.quarantined))
-        checks = _passed(interleaver.verdicts())
+        checks += _passed(interleaver.verdicts())
         ref = _commit(draft, request, tally, model.prompter.layout)
+    checks += _passed(judge_manifest(ref, store=store, gate=gate))
     return InterleaveResult(interleaved=ref, metrics=_metrics(tally), checks=checks)
 
 
