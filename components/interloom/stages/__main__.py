@@ -165,5 +165,16 @@ def _end_with_owner(lock: Path) -> None:
     threading.Thread(target=watch, name="owner", daemon=True).start()
 
 
+def leave(code: int) -> None:
+    """End the process at once, with everything written.
+
+    The interpreter's own end races with the threads of torch's collectives: a rank that had done
+    all its work was seen to abort there ("terminate called without an active exception").
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 import sys
 
-from interloom.stages.__main__ import main
+from interloom.stages.__main__ import leave, main
 from interloom.testing.probe import REGISTRY
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], REGISTRY))
+    leave(main(sys.argv[1:], REGISTRY))
