@@ -232,6 +232,7 @@ import torch
 from interloom.adapters.deepspeed_engine import build_deepspeed_engine
 from interloom.adapters.folder_store import FolderStore
 from interloom.ports.workspace import Workspace
+from interloom.stages.__main__ import leave
 from interloom.stages.pretrain import PretrainRequest, pretrain
 
 folder = Path(sys.argv[1])
@@ -245,6 +246,7 @@ result = pretrain(
 )
 rank = torch.distributed.get_rank()
 (folder / f"result-{rank}.json").write_text(result.model_dump_json())
+leave(0)
 """
 
 

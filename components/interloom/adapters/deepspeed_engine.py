@@ -5,6 +5,7 @@ standard error stream through ``logging``; its own checkpoints are not used, sin
 and world size.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -278,10 +279,19 @@ def _join_ranks() -> int:
             distributed.init_process_group(backend)
         else:
             distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        atexit.register(_part_ranks)
     if not distributed.is_torchelastic_launched():
         # DeepSpeed refuses to start without it, alone or not.
         os.environ.setdefault("LOCAL_RANK", "0")  # noqa: TID251
     return distributed.get_world_size()
+
+
+def _part_ranks() -> None:
+    """Join the group's threads before the interpreter ends: the two would race."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _import_deepspeed() -> Any:
