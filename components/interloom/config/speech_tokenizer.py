@@ -30,7 +30,7 @@ class EncoderConfig(Frozen):
         block_frames: Attention below the quantiser sees the past and its own block of this many
             frames (200, 4 s, in P1's released model); None is full attention.
         window_frames: Attention reaches this many frames at most, on all layers; None, as in P1, is
-            no limit. Codes that depend on the last half second alone mean the same in a span as in
+            no limit. Codes that depend on nearby speech alone mean nearly the same in a span as in
             a sentence, and little speech is enough to learn words instead of sentences.
         shifts_positions: In training each batch begins anywhere in the position tables, so that
             long speech is read as well as the short utterances of the corpus.
