@@ -106,6 +106,14 @@ def test_a_manifest_in_tsv_is_read(store: MemoryStore, corpus: Path) -> None:
     assert (outcome.accepted, outcome.refused) == (2, 0)
 
 
+def test_a_folder_is_read_by_the_manifest_in_it(store: MemoryStore, corpus: Path) -> None:
+    manifest(corpus, [{"path": "audio/good.flac", "text": "hello"}])
+
+    (row,) = taken(store, take(store, corpus))
+
+    assert (row["id"], row["text"]) == ("audio/good.flac", "hello")
+
+
 REASONS = {
     "zero": "it is silent: its peak is 0, at least 0.0001",
     "empty": "it lasts 0.000 s, at least 0.1 s",

@@ -2,7 +2,8 @@
 
 Accepted: a LibriSpeech-style tree (``*.trans.txt`` with lines ``ID TEXT`` beside the recordings), a
 manifest (``.tsv`` or ``.jsonl`` with ``path`` and ``text``, at will ``id``, ``speaker`` and
-``licence``; paths are relative to the manifest), a lhotse CutSet (``.jsonl`` or ``.jsonl.gz``).
+``licence``; paths are relative to the manifest), a folder that holds ``manifest.tsv`` or
+``manifest.jsonl``, a lhotse CutSet (``.jsonl`` or ``.jsonl.gz``).
 
 Transcripts without a lower-case letter are lower-cased, so that a corpus in capitals fits the rest.
 """
@@ -29,6 +30,7 @@ from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
 from interloom.text.speakable import has_letter
 
+_MANIFESTS = ("manifest.tsv", "manifest.jsonl")
 _AUDIO = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 _MAX_ROW_BYTES = 1_000_000
 _ROWS_PER_SHARD = 256
@@ -170,7 +172,10 @@ def _found(path: Path) -> Iterator[Recorded | Unreadable]:
     Raises:
         DataError: The form is not known.
     """
-    if path.is_dir():
+    manifests = [path / name for name in _MANIFESTS if (path / name).is_file()]
+    if manifests:
+        yield from _found(manifests[0])
+    elif path.is_dir():
         yield from _tree(path)
     elif path.suffix == ".tsv":
         yield from _manifest(path.parent, read_tsv(path))

@@ -30,7 +30,10 @@ LicenceOption = Annotated[
 def speech(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A LibriSpeech-style folder, .tsv, .jsonl or CutSet."),
+        typer.Argument(
+            metavar="PATH",
+            help="A LibriSpeech-style folder, one with manifest.tsv, a .tsv, .jsonl or CutSet.",
+        ),
     ],
     name: NameOption,
     licence: LicenceOption = "LicenseRef-unknown",
