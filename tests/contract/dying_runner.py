@@ -73,8 +73,8 @@ def main(home: Path, where: str, count: int) -> None:
     def before(*_arguments: Any) -> None:
         fate.pass_by("statement")
 
-    event.listen(catalog._engine, "before_cursor_execute", before)
-    event.listen(catalog._engine, "commit", before)
+    event.listen(catalog._database.engine, "before_cursor_execute", before)
+    event.listen(catalog._database.engine, "commit", before)
     execute_stage(contract_in(home, store, catalog), the_call())
     sys.stdout.write(f"{fate.seen}\n")
 

@@ -14,7 +14,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from interloom.adapters import catalog_tables
+from interloom import adapters
+from interloom.adapters.catalog import tables as catalog_tables
 from interloom.adapters.sql_catalog import SqlCatalog, migrate
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import ConfigError, LeaseLostError, MissingError
@@ -314,7 +315,7 @@ def test_the_migrations_make_the_tables_of_the_code_and_undo_them(url: str) -> N
 
 def test_the_head_in_the_code_is_the_newest_migration() -> None:
     config = Config()
-    folder = Path(catalog_tables.__file__).parent / "migrations"
+    folder = Path(adapters.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
 
     assert ScriptDirectory.from_config(config).get_current_head() == catalog_tables.HEAD

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from interloom.adapters.catalog_tables import metadata
+from interloom.adapters.catalog.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,0 +1,1 @@
+"""The rooms of the SQL catalog: database, leases, runs, publishing, datasets, lineage."""

@@ -1,0 +1,210 @@
+"""Publishing: all that a stage made becomes visible in one transaction, or nothing."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Table, select
+
+from interloom.adapters.catalog import tables as t
+from interloom.adapters.catalog.database import (
+    NAMESPACE,
+    Room,
+    insert_new,
+    insert_one,
+    named_refs,
+    now_text,
+)
+from interloom.adapters.catalog.datasets import dataset_version, versions
+from interloom.adapters.catalog.leases import hold
+from interloom.adapters.catalog.runs import end_run_in, insert_run
+from interloom.core.artifacts import ArtifactRef, Manifest
+from interloom.ports.catalog import (
+    DatasetVersion,
+    Lease,
+    Metric,
+    Publication,
+    RunStart,
+    RunState,
+    StageHit,
+)
+from interloom.ports.gate import CheckResult
+
+
+class Publishing(Room):
+    """Results of stages and named versions: written once, all or nothing."""
+
+    def find(self, stage_key: str) -> StageHit | None:
+        """The published result of a stage key, in two look-ups by primary key."""
+        found = select(t.stage_result).where(t.stage_result.c.stage_key == stage_key)
+        with self._database.transaction(writes=False) as connection:
+            row = connection.execute(found).mappings().first()
+            if row is None:
+                return None
+            outputs = named_refs(connection, t.run_output, row["run_id"])
+        return StageHit(stage_key, row["run_id"], row["result_json"], outputs)
+
+    def publish(self, lease: Lease, publication: Publication) -> None:
+        """Make everything visible in one transaction, if the lease is still ours."""
+        run_id, now = publication.run_id, now_text()
+        with self._database.transaction() as connection:
+            hold(connection, lease)
+            for manifest in publication.manifests:
+                _insert_artifact(connection, manifest, run_id, now)
+            _insert_edges(connection, t.run_input, run_id, publication.inputs)
+            _insert_edges(connection, t.run_output, run_id, publication.outputs)
+            _name_outputs(connection, run_id, publication.outputs, now)
+            _insert_metrics(connection, run_id, publication.metrics)
+            _insert_checks(connection, run_id, publication.checks)
+            connection.execute(
+                sa.insert(t.usage).values(
+                    run_id=run_id,
+                    wall_s=publication.usage.wall_s,
+                    cpu_s=publication.usage.cpu_s,
+                    peak_rss_bytes=publication.usage.peak_rss_bytes,
+                )
+            )
+            connection.execute(
+                sa.delete(t.stage_result).where(t.stage_result.c.stage_key == lease.stage_key)
+            )
+            connection.execute(
+                sa.insert(t.stage_result).values(
+                    stage_key=lease.stage_key, run_id=run_id, result_json=publication.result_json
+                )
+            )
+            end_run_in(connection, run_id, RunState.COMPLETE, None, now)
+
+    def record_hit(self, start: RunStart, hit: StageHit, inputs: Mapping[str, ArtifactRef]) -> None:
+        """Record a run that reused ``hit``; its outputs get their names in this recipe too."""
+        now = now_text()
+        with self._database.transaction() as connection:
+            insert_run(connection, start, RunState.COMPLETE, origin_run_id=hit.run_id)
+            _insert_edges(connection, t.run_input, start.run_id, inputs)
+            _insert_edges(connection, t.run_output, start.run_id, hit.outputs)
+            _name_outputs(connection, start.run_id, hit.outputs, now)
+
+    def publish_dataset(self, name: str, manifest: Manifest, run_id: str) -> DatasetVersion:
+        """Publish an artifact under a name; the same content keeps its version."""
+        now = now_text()
+        with self._database.transaction() as connection:
+            _insert_artifact(connection, manifest, run_id, now)
+            _insert_edges(connection, t.run_output, run_id, {name.rpartition("/")[2]: manifest.ref})
+            _name_version(connection, name, manifest.ref, run_id, now)
+            rows = connection.execute(
+                versions().where(
+                    t.dataset.c.name == name, t.dataset_version.c.artifact_id == manifest.ref.id
+                )
+            )
+            return dataset_version(connection, rows.mappings().one())
+
+
+def _insert_artifact(connection: Connection, manifest: Manifest, run_id: str, now: str) -> None:
+    """Publish an artifact, unless it is published already."""
+    artifact_id = manifest.ref.id
+    counts: dict[str, int] = {}
+    for shard in manifest.shards:
+        for name, value in shard.counts.items():
+            counts[name] = counts.get(name, 0) + value
+    row = {
+        "id": artifact_id,
+        "kind": manifest.kind.value,
+        "manifest_json": manifest.to_json().decode(),
+        "num_bytes": sum(shard.num_bytes for shard in manifest.shards),
+        "counts_json": json.dumps(counts, sort_keys=True),
+        "producer_run_id": run_id,
+        "published_at": now,
+    }
+    if not insert_one(connection, t.artifact, row):
+        return
+    shards = [
+        {
+            "artifact_id": artifact_id,
+            "path": shard.path,
+            "sha256": shard.sha256,
+            "md5": shard.md5,
+            "num_bytes": shard.num_bytes,
+        }
+        for shard in manifest.shards
+    ]
+    insert_new(connection, t.shard, shards)
+    tags = [{"artifact_id": artifact_id, "tag": tag} for tag in sorted(set(manifest.licences))]
+    insert_new(connection, t.licence_tag, tags)
+    parents = [{"artifact_id": artifact_id, "parent_id": ref.id} for ref in set(manifest.parents)]
+    insert_new(connection, t.artifact_parent, parents)
+
+
+def _insert_edges(
+    connection: Connection, table: Table, run_id: str, refs: Mapping[str, ArtifactRef]
+) -> None:
+    rows = [{"run_id": run_id, "name": name, "artifact_id": ref.id} for name, ref in refs.items()]
+    insert_new(connection, table, rows)
+
+
+def _name_outputs(
+    connection: Connection, run_id: str, outputs: Mapping[str, ArtifactRef], now: str
+) -> None:
+    """Give each output its version under ``<recipe>/<stage>.<field>``."""
+    wanted = select(t.run.c.recipe, t.job.c.name).join(t.job).where(t.run.c.id == run_id)
+    recipe, stage = connection.execute(wanted).one()
+    for field, ref in outputs.items():
+        _name_version(connection, f"{recipe}/{stage}.{field}", ref, run_id, now)
+
+
+def _name_version(
+    connection: Connection, name: str, ref: ArtifactRef, run_id: str, now: str
+) -> None:
+    """Add a version to a name, unless the name has this content already."""
+    kind = "MODEL" if ref.kind.is_model else "DATASET"
+    insert_new(connection, t.dataset, [{"namespace": NAMESPACE, "name": name, "type": kind}])
+    dataset_id = connection.execute(
+        select(t.dataset.c.id).where(t.dataset.c.name == name).with_for_update()
+    ).scalar_one()
+    held = select(t.dataset_version.c.version).where(
+        t.dataset_version.c.dataset_id == dataset_id, t.dataset_version.c.artifact_id == ref.id
+    )
+    if connection.execute(held).first() is not None:
+        return
+    newest = select(sa.func.max(t.dataset_version.c.version)).where(
+        t.dataset_version.c.dataset_id == dataset_id
+    )
+    connection.execute(
+        sa.insert(t.dataset_version).values(
+            dataset_id=dataset_id,
+            version=(connection.execute(newest).scalar() or 0) + 1,
+            artifact_id=ref.id,
+            run_id=run_id,
+            published_at=now,
+        )
+    )
+
+
+def _insert_metrics(connection: Connection, run_id: str, metrics: Sequence[Metric]) -> None:
+    rows = [
+        {
+            "run_id": run_id,
+            "position": position,
+            "name": metric.name,
+            "step": metric.step,
+            "value": metric.value if math.isfinite(metric.value) else None,
+        }
+        for position, metric in enumerate(metrics)
+    ]
+    insert_new(connection, t.metric, rows)
+
+
+def _insert_checks(connection: Connection, run_id: str, checks: Sequence[CheckResult]) -> None:
+    rows = [
+        {
+            "run_id": run_id,
+            "position": position,
+            "suite": check.suite,
+            "expectation": check.expectation,
+            "success": check.success,
+            "observed": check.observed,
+            "failed_rows_json": json.dumps(check.failed_rows),
+            "severity": check.severity,
+        }
+        for position, check in enumerate(checks)
+    ]
+    insert_new(connection, t.check_result, rows)
