@@ -19,6 +19,7 @@ from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
 LAYOUT = VocabularyLayout(10, 10, text_tokenizer="t", tokenizer="s")
 SPEECH = LAYOUT.speech_offset
 BEGIN, END = LAYOUT.marker(Marker.AUDIO_BEGIN), LAYOUT.marker(Marker.AUDIO_END)
+DOCUMENT_END = LAYOUT.marker(Marker.DOCUMENT_END)
 
 
 class FavouriteToken:
@@ -48,6 +49,8 @@ ITEM = ClozeItem(
         (ClozeMode.SPEECH_TO_TEXT, [BEGIN, SPEECH + 3, END, 4, 4, 4]),
         (ClozeMode.TEXT_TO_SPEECH, [1, 2, BEGIN, SPEECH + 5, SPEECH + 5]),
         (ClozeMode.TEXT_TO_TEXT, [1, 2, 4, 4, 4]),
+        (ClozeMode.SPEECH_ALONE, [BEGIN, SPEECH + 5, SPEECH + 5]),
+        (ClozeMode.TEXT_ALONE, [DOCUMENT_END, 4, 4, 4]),
     ],
 )
 def test_context_and_ending_stand_in_the_modality_of_the_mode(

@@ -1,6 +1,8 @@
 """Story cloze by likelihood: does the model find the right ending likelier than the wrong one?
 
-Context and endings are each speech or text (P1, section 5.2; scores: spec 8.8). Legend: T tokens.
+Context and endings are each speech or text (P1, section 5.2; scores: spec 8.8). Beside them stand
+the endings alone: what a model gets right without the context is no proof that it read or heard
+one. Legend: T tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +21,14 @@ SCORES: tuple[ClozeScore, ...] = ("sum", "mean_ending", "mean_all")
 
 
 class ClozeMode(StrEnum):
-    """Modality of the context and of the ending."""
+    """Modality of the context, if there is one, and of the ending."""
 
     SPEECH_TO_SPEECH = "S->S"
     SPEECH_TO_TEXT = "S->T"
     TEXT_TO_SPEECH = "T->S"
     TEXT_TO_TEXT = "T->T"
-
-    @property
-    def context(self) -> Modality:
-        """What the context is given as."""
-        return Modality.SPEECH if self.value[0] == "S" else Modality.TEXT
+    SPEECH_ALONE = "->S"
+    TEXT_ALONE = "->T"
 
     @property
     def ending(self) -> Modality:
@@ -85,6 +84,10 @@ def prompt(context: Passage, mode: ClozeMode, layout: VocabularyLayout) -> Ids:
             return np.concatenate([text, begin])
         case ClozeMode.TEXT_TO_TEXT:
             return text
+        case ClozeMode.SPEECH_ALONE:
+            return begin
+        case ClozeMode.TEXT_ALONE:
+            return np.array([layout.marker(Marker.DOCUMENT_END)], np.int32)
 
 
 def ending_ids(ending: Passage, mode: ClozeMode, layout: VocabularyLayout) -> Ids:
