@@ -121,6 +121,27 @@ def test_each_copy_is_made_as_often_as_asked() -> None:
     assert len({example.id for _, example in examples}) == 24
 
 
+def test_spoken_questions_are_transcribed_as_often_as_asked() -> None:
+    copies = CopyConfig(text=0, speech=0, speech_only=0, transcribe=2)
+    (row,) = _spoken_rows(1)
+
+    (source, first), (_, second) = chat_examples(
+        [row], CONFIG.model_copy(update={"copies": copies}), text=TEXT, layout=LAYOUT, seed=1
+    )
+
+    text_ids = TEXT.encode("what is it 0")
+    codes = np.array(row["turns"][0]["codes"])
+    end = LAYOUT.marker(Marker.DOCUMENT_END)
+    assert (source, first.id, second.id) == ("transcribe", "0/transcribe/0/0", "0/transcribe/0/1")
+    assert first.ids_T.tolist() == [
+        LAYOUT.marker(Marker.ASR),
+        *LAYOUT.wrap_audio(codes),
+        *text_ids,
+        end,
+    ]
+    assert first.ids_T[first.is_target_T].tolist() == [*text_ids, end]
+
+
 def test_users_type_in_the_share_that_is_asked_for() -> None:
     examples = list(chat_examples(_spoken_rows(100), CONFIG, text=TEXT, layout=LAYOUT, seed=1))
 

@@ -53,6 +53,8 @@ class CopyConfig(Frozen):
         speech: The same stream, loss on their speech.
         both: The same stream, loss on both: one copy of each at the cost of one.
         speech_only: Answers without text, loss on their speech.
+        transcribe: Each spoken question with its text, loss on the text: a small model learns to
+            listen by it.
         typed_user_share: Part of the copies whose users type instead of speaking.
     """
 
@@ -60,12 +62,15 @@ class CopyConfig(Frozen):
     speech: NonNegativeInt = 5
     both: NonNegativeInt = 0
     speech_only: NonNegativeInt = 2
+    transcribe: NonNegativeInt = 0
     typed_user_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
-        if not self.text + self.speech + self.both + self.speech_only:
-            raise ValueError("one of text, speech, both and speech_only must be above 0")
+        if not self.text + self.speech + self.both + self.speech_only + self.transcribe:
+            raise ValueError(
+                "one of text, speech, both, speech_only and transcribe must be above 0"
+            )
         return self
 
 

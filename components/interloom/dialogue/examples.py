@@ -11,6 +11,7 @@ from interloom.core.errors import DataError
 from interloom.dialogue.template import Copy, Exchange, Said, chat_example
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
+from interloom.mixture.sources import transcription
 from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
@@ -64,7 +65,10 @@ def chat_examples(
     layout: VocabularyLayout,
     seed: int,
 ) -> Iterator[tuple[str, Example]]:
-    """Each copy with its name; whether the user types is drawn from the seed and the place."""
+    """Each copy with its name; whether the user types is drawn from the seed and the place.
+
+    Transcriptions are of the users' turns alone: what the chatbot hears.
+    """
     counts = {
         Copy.TEXT: config.copies.text,
         Copy.SPEECH: config.copies.speech,
@@ -82,6 +86,14 @@ def chat_examples(
                 )
                 name = f"{row['id']}/{copy}/{index}"
                 yield copy.value, Example(name, made.ids, made.is_learnt, row["licence"])
+        for index in range(config.copies.transcribe):
+            for turn, one in enumerate(said[::2]):
+                audio = layout.wrap_audio(np.array(one.codes, np.int32))
+                name = f"{row['id']}/transcribe/{turn}/{index}"
+                yield (
+                    "transcribe",
+                    transcription(name, audio, one.text_ids, layout, licence=row["licence"]),
+                )
 
 
 def _said(turn: dict[str, Any], text: TextTokenizer) -> Said:

@@ -1,6 +1,6 @@
 """The sources of P1 as examples in joint ids (spec sections 5.1 and 8.5)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,9 +35,16 @@ def transcribe_examples(
 ) -> Iterator[Example]:
     """``<|transcribe|> audio text <|endoftext|>``; the loss is on the text and what ends it."""
     for row, ids in _encoded(rows, text_tokenizer):
-        prompt = _join(Marker.ASR, layout, _audio(row, layout))
-        whole = np.concatenate([prompt, _join(ids, layout, Marker.DOCUMENT_END)])
-        yield Example.after(row["id"], whole, len(prompt), row["licence"])
+        yield transcription(row["id"], _audio(row, layout), ids, layout, licence=row["licence"])
+
+
+def transcription(
+    name: str, audio: Ids, text_ids: Sequence[int], layout: VocabularyLayout, *, licence: str
+) -> Example:
+    """Wrapped speech that is to be written down; the loss is on the text and what ends it."""
+    prompt = _join(Marker.ASR, layout, audio)
+    whole = np.concatenate([prompt, _join(list(text_ids), layout, Marker.DOCUMENT_END)])
+    return Example.after(name, whole, len(prompt), licence)
 
 
 def speak_examples(
