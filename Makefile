@@ -16,7 +16,7 @@ help:
 	@echo "make test-cluster  the tests on the cluster that KUBECONFIG names"
 	@echo "make test-nightly  the long fault runs"
 	@echo "make check         formatting, lint, import contracts, types, fast tests"
-	@echo "make bench         every benchmark, each beside the peer it is measured against"
+	@echo "make bench         every benchmark, each beside its peer; writes the table of README.md"
 
 # DeepSpeed ships as source and is built against the torch that is installed, so it comes last.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -54,7 +54,7 @@ test-nightly: $(VENV)/.ready
 	$(PY) -m pytest -q -m nightly
 
 bench: $(VENV)/.ready
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+	$(PY) benchmarks
 
 format: $(VENV)/.ready
 	$(VENV)/bin/ruff format .
