@@ -60,7 +60,7 @@ def test_a_readme_without_the_marks_is_left_alone(benchmarks: ModuleType, tmp_pa
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_there_are(benchmarks: ModuleType) -> None:
-    with pytest.raises(SystemExit, match="no benchmark nonsense; there are .*packing"):
+    with pytest.raises(SystemExit, match=r"no benchmark nonsense; there are .*packing"):
         benchmarks.main(["nonsense"])
 
 
