@@ -2,13 +2,15 @@
 
 from interloom.adapters.catalog.database import Database
 from interloom.adapters.catalog.datasets import Datasets
+from interloom.adapters.catalog.governance import GovernanceRoom
+from interloom.adapters.catalog.graph import Graph
 from interloom.adapters.catalog.leases import Leases
 from interloom.adapters.catalog.lineage import Lineage
 from interloom.adapters.catalog.publishing import Publishing
 from interloom.adapters.catalog.runs import Runs
 
 
-class SqlCatalog(Leases, Runs, Publishing, Datasets, Lineage):
+class SqlCatalog(Leases, Runs, Publishing, Datasets, Lineage, Graph, GovernanceRoom):
     """A ``Catalog`` in a relational database; safe for any number of threads and processes."""
 
     @classmethod

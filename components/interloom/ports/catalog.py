@@ -58,6 +58,10 @@ class RunStart:
         stage_key: What the result depends on, for a stage.
         request_json: The stage's request, or the pipeline's whole recipe.
         code_digest: Of the stage's module closure.
+        numeric_class: Image and device; within one, and for one number of ranks and threads, equal
+            requests give equal bytes.
+        num_ranks: Processes that execute the stage together.
+        threads_per_rank: Of each of them.
     """
 
     run_id: str
@@ -67,15 +71,54 @@ class RunStart:
     stage_key: str | None = None
     request_json: str = "{}"
     code_digest: str = ""
+    numeric_class: str = ""
+    num_ranks: int = 1
+    threads_per_rank: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run consumed."""
+    """What a run consumed.
+
+    Attributes:
+        wall_s: Elapsed seconds.
+        cpu_s: Processor seconds over all ranks.
+        peak_rss_bytes: Largest resident memory of one rank.
+        node_kind: What it ran on, in the installation's words.
+        num_gpus: Held for ``wall_s``.
+        price: In the installation's currency.
+    """
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_rss_bytes: int = 0
+    node_kind: str = ""
+    num_gpus: int = 0
+    price: float = 0.0
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPUs held, in hours."""
+        return self.num_gpus * self.wall_s / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureComponent:
+    """One source of a mixture: tokens asked and drawn, and how often it was passed through."""
+
+    source: str
+    tokens_asked: int
+    tokens_drawn: int
+    epochs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Published weights, and the step of training that gave them."""
+
+    run_id: str
+    step: int
+    artifact: ArtifactRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +133,8 @@ class Publication:
     metrics: Sequence[Metric] = ()
     checks: Sequence[CheckResult] = ()
     usage: Usage = field(default_factory=Usage)
+    mixture: Sequence[MixtureComponent] = ()
+    checkpoints: Mapping[int, ArtifactRef] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +154,10 @@ class RunRecord:
     usage: Usage
     request_json: str
     code_digest: str = ""
+    numeric_class: str = ""
+    num_ranks: int = 1
+    threads_per_rank: int = 1
+    origin_run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +184,99 @@ class DatasetVersion:
     licences: tuple[str, ...]
 
 
-class Catalog(Protocol):
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A name that was given to a version, or taken away (then ``version`` is None)."""
+
+    name: str
+    alias: str
+    version: int | None
+    at: str
+    who: str
+
+
+class BlockKind(StrEnum):
+    """By what data can be taken down."""
+
+    SOURCE = "source"
+    SPEAKER = "speaker"
+    LICENCE = "licence"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Data that may not be read any more."""
+
+    kind: BlockKind
+    value: str
+    since: str
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Something that a person did and that changes what others may do."""
+
+    at: str
+    who: str
+    action: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
+class Verdict(StrEnum):
+    """What came of making an artifact a second time."""
+
+    IDENTICAL = "identical"
+    WITHIN_TOLERANCE = "within tolerance"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """An artifact was made again and compared."""
+
+    artifact: ArtifactRef
+    run_id: str
+    at: str
+    verdict: Verdict
+    detail: str
+
+
+class Governance(Protocol):
+    """Who may read what, and what was checked: blocks, audit, verifications."""
+
+    def block(self, blocks: Sequence[Block], detail: Mapping[str, Any]) -> None:
+        """Add to the block list, with a row of audit each; what is blocked stays as it was."""
+        ...
+
+    def unblock(self, kind: BlockKind, value: str, who: str) -> bool:
+        """Take one entry off the block list, with a row of audit; False if it was not on it."""
+        ...
+
+    def blocks(self) -> Sequence[Block]:
+        """The block list, in order of kind and value."""
+        ...
+
+    def record_audit(self, entry: AuditEntry) -> None:
+        """Append to the audit."""
+        ...
+
+    def audit(self, *, subject: str | None = None, limit: int = 100) -> Sequence[AuditEntry]:
+        """The newest entries, of one subject or of all."""
+        ...
+
+    def record_verification(self, verification: Verification) -> None:
+        """Append a verdict."""
+        ...
+
+    def verifications(self, artifact: ArtifactRef) -> Sequence[Verification]:
+        """All verdicts on an artifact, oldest first."""
+        ...
+
+
+class Catalog(Governance, Protocol):
     """Runs, artifacts, lineage, metrics, checks and leases; one short transaction a call."""
 
     def find(self, stage_key: str) -> StageHit | None:
@@ -187,8 +328,22 @@ class Catalog(Protocol):
         """Record a run that reused ``hit``: a lineage run, complete at once."""
         ...
 
-    def end_run(self, run_id: str, state: RunState, error: str | None = None) -> None:
-        """End a run that publishes nothing itself: a pipeline, or one that failed."""
+    def end_run(
+        self,
+        run_id: str,
+        state: RunState,
+        error: str | None = None,
+        *,
+        checks: Sequence[CheckResult] = (),
+    ) -> None:
+        """End a run that publishes nothing itself: a pipeline, or one that failed.
+
+        ``checks`` are the verdicts that kept it from publishing.
+        """
+        ...
+
+    def running(self) -> Sequence[RunRecord]:
+        """The runs that have begun and not ended, oldest first."""
         ...
 
     def close_dead_runs(self, *, ttl_s: float, grace_s: float) -> int:
@@ -217,6 +372,26 @@ class Catalog(Protocol):
         """All published versions, newest first."""
         ...
 
+    def tag(self, name: str, alias: str, version: int | None, who: str) -> None:
+        """Give a version of a name an alias, or take the alias away (``version`` is None).
+
+        Raises:
+            MissingError: No such name or version.
+        """
+        ...
+
+    def aliased(self, name: str, alias: str) -> DatasetVersion:
+        """The version that an alias of a name stands for.
+
+        Raises:
+            MissingError: No such name or alias; lists the aliases there are.
+        """
+        ...
+
+    def aliases(self, name: str) -> Sequence[Alias]:
+        """Every alias that was ever given or taken away, oldest first; the newest of each holds."""
+        ...
+
     def runs(self, *, parent_run_id: str | None = None, limit: int = 100) -> Sequence[RunRecord]:
         """Pipelines, newest first; or the stages of one pipeline, in order."""
         ...
@@ -243,6 +418,42 @@ class Catalog(Protocol):
 
     def edges(self, run_ids: Sequence[str]) -> Sequence[LineageEdge]:
         """What these runs read and wrote."""
+        ...
+
+    def run_checks(self, run_id: str) -> Sequence[CheckResult]:
+        """The verdicts of a run, published or not."""
+        ...
+
+    def mixture(self, run_id: str) -> Sequence[MixtureComponent]:
+        """The components of a mixture that a run, or the run that it reused, drew."""
+        ...
+
+    def checkpoints(self, artifact: ArtifactRef) -> Sequence[Checkpoint]:
+        """The steps of training that gave these weights."""
+        ...
+
+    def resolve_artifact(self, artifact_id: str) -> ArtifactRef:
+        """The published artifact whose id begins like this.
+
+        Raises:
+            MissingError: No artifact, or several, begin like this.
+        """
+        ...
+
+    def with_shard(self, sha256: str) -> Sequence[ArtifactRef]:
+        """The artifacts that hold a shard with these bytes."""
+        ...
+
+    def ancestors(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
+        """Everything that these were made from, at any distance; without themselves."""
+        ...
+
+    def descendants(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
+        """Everything that was made from these, at any distance; without themselves."""
+        ...
+
+    def names(self, artifacts: Sequence[ArtifactRef]) -> Sequence[DatasetVersion]:
+        """The named versions of these artifacts, in order of name and version."""
         ...
 
     def producer(self, artifact: ArtifactRef) -> str | None:

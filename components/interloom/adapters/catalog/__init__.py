@@ -1,1 +1,1 @@
-"""The rooms of the SQL catalog: database, leases, runs, publishing, datasets, lineage."""
+"""The rooms of the SQL catalog: database, leases, runs, publishing, lineage, governance."""

@@ -8,9 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping, select
 
 from interloom.adapters.catalog import tables as t
-from interloom.adapters.catalog.database import Room, ref_of
+from interloom.adapters.catalog.database import NAMESPACE, Room, now_text, ref_of
+from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import MissingError
-from interloom.ports.catalog import DatasetVersion
+from interloom.ports.catalog import Alias, DatasetVersion
 
 
 class Datasets(Room):
@@ -18,7 +19,7 @@ class Datasets(Room):
 
     def dataset(self, name: str, version: int | None = None) -> DatasetVersion:
         """A named version, the newest by default."""
-        wanted = versions().where(t.dataset.c.name == name)
+        wanted = versions().where(is_named(name))
         if version is not None:
             wanted = wanted.where(t.dataset_version.c.version == version)
         wanted = wanted.order_by(t.dataset_version.c.version.desc()).limit(1)
@@ -29,6 +30,57 @@ class Datasets(Room):
             names = connection.execute(select(t.dataset.c.name)).scalars().all()
         raise MissingError(_no_dataset(name, version, names))
 
+    def tag(self, name: str, alias: str, version: int | None, who: str) -> None:
+        """Append to the log of aliases."""
+        if version is not None:
+            self.dataset(name, version)
+        with self._database.transaction() as connection:
+            dataset_id = connection.execute(select(t.dataset.c.id).where(is_named(name))).scalar()
+            if dataset_id is None:
+                names = connection.execute(select(t.dataset.c.name)).scalars().all()
+                raise MissingError(_no_dataset(name, None, names))
+            connection.execute(
+                sa.insert(t.dataset_alias).values(
+                    dataset_id=dataset_id, alias=alias, version=version, at=now_text(), who=who
+                )
+            )
+
+    def aliased(self, name: str, alias: str) -> DatasetVersion:
+        """The version that the newest row of an alias names."""
+        held = {entry.alias: entry.version for entry in self.aliases(name)}
+        version = held.get(alias)
+        if version is not None:
+            return self.dataset(name, version)
+        self.dataset(name)  # says so if there is no such name
+        given = ", ".join(sorted(key for key, value in held.items() if value is not None))
+        hint = f"its aliases are {given}" if given else "it has no alias"
+        raise MissingError(f"{name!r} has no alias {alias!r}; {hint}")
+
+    def aliases(self, name: str) -> Sequence[Alias]:
+        """The log of a name's aliases."""
+        wanted = (
+            select(t.dataset_alias)
+            .join(t.dataset, t.dataset.c.id == t.dataset_alias.c.dataset_id)
+            .where(is_named(name))
+            .order_by(t.dataset_alias.c.seq)
+        )
+        with self._database.transaction(writes=False) as connection:
+            return [
+                Alias(name, row["alias"], row["version"], row["at"], row["who"])
+                for row in connection.execute(wanted).mappings()
+            ]
+
+    def names(self, artifacts: Sequence[ArtifactRef]) -> Sequence[DatasetVersion]:
+        """The named versions of these artifacts."""
+        wanted = (
+            versions()
+            .where(t.dataset_version.c.artifact_id.in_({ref.id for ref in artifacts}))
+            .order_by(t.dataset.c.name, t.dataset_version.c.version)
+        )
+        with self._database.transaction(writes=False) as connection:
+            rows = connection.execute(wanted).mappings().all()
+            return [dataset_version(connection, row) for row in rows]
+
     def datasets(self) -> Sequence[DatasetVersion]:
         """All published versions, newest first."""
         newest = versions().order_by(
@@ -37,6 +89,11 @@ class Datasets(Room):
         with self._database.transaction(writes=False) as connection:
             rows = connection.execute(newest).mappings().all()
             return [dataset_version(connection, row) for row in rows]
+
+
+def is_named(name: str) -> sa.ColumnElement[bool]:
+    """Whether a data set has this name: both columns of the index."""
+    return (t.dataset.c.namespace == NAMESPACE) & (t.dataset.c.name == name)
 
 
 def versions() -> sa.Select[Any]:

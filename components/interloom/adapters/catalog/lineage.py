@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Table, select
+from sqlalchemy import RowMapping, Table, select
 
 from interloom.adapters.catalog import tables as t
 from interloom.adapters.catalog.database import Room, ref_of
 from interloom.core.artifacts import ArtifactRef, Manifest
 from interloom.core.errors import MissingError
-from interloom.ports.catalog import LineageEdge, Metric
+from interloom.ports.catalog import Checkpoint, LineageEdge, Metric, MixtureComponent
 from interloom.ports.gate import CheckResult
 
 
@@ -21,12 +21,9 @@ class Lineage(Room):
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         """A stage run's metrics, or those of the run that it reused."""
-        origin = select(sa.func.coalesce(t.run.c.origin_run_id, t.run.c.id)).where(
-            t.run.c.id == run_id
-        )
         wanted = (
             select(t.metric)
-            .where(t.metric.c.run_id == origin.scalar_subquery())
+            .where(t.metric.c.run_id == _origin(run_id))
             .order_by(t.metric.c.position)
         )
         with self._database.transaction(writes=False) as connection:
@@ -48,15 +45,40 @@ class Lineage(Room):
             .order_by(t.check_result.c.position)
         )
         with self._database.transaction(writes=False) as connection:
+            return [_check(row) for row in connection.execute(wanted).mappings()]
+
+    def run_checks(self, run_id: str) -> Sequence[CheckResult]:
+        """The verdicts of a run, published or not."""
+        wanted = (
+            select(t.check_result)
+            .where(t.check_result.c.run_id == run_id)
+            .order_by(t.check_result.c.position)
+        )
+        with self._database.transaction(writes=False) as connection:
+            return [_check(row) for row in connection.execute(wanted).mappings()]
+
+    def mixture(self, run_id: str) -> Sequence[MixtureComponent]:
+        """The components of the mixture that a run, or the run that it reused, drew."""
+        held = t.mixture_component
+        wanted = select(held).where(held.c.run_id == _origin(run_id)).order_by(held.c.source)
+        with self._database.transaction(writes=False) as connection:
             return [
-                CheckResult(
-                    suite=row["suite"],
-                    expectation=row["expectation"],
-                    success=row["success"],
-                    observed=row["observed"],
-                    failed_rows=tuple(json.loads(row["failed_rows_json"])),
-                    severity=row["severity"],
+                MixtureComponent(
+                    row["source"], row["tokens_asked"], row["tokens_drawn"], row["epochs"]
                 )
+                for row in connection.execute(wanted).mappings()
+            ]
+
+    def checkpoints(self, artifact: ArtifactRef) -> Sequence[Checkpoint]:
+        """The steps of training that gave these weights."""
+        wanted = (
+            select(t.checkpoint)
+            .where(t.checkpoint.c.artifact_id == artifact.id)
+            .order_by(t.checkpoint.c.run_id, t.checkpoint.c.step)
+        )
+        with self._database.transaction(writes=False) as connection:
+            return [
+                Checkpoint(row["run_id"], row["step"], artifact)
                 for row in connection.execute(wanted).mappings()
             ]
 
@@ -104,6 +126,26 @@ class Lineage(Room):
         if manifest_json is None:
             raise MissingError(f"{artifact} is not published")
         return Manifest.from_json(manifest_json.encode()).facts
+
+
+def _origin(run_id: str) -> sa.ScalarSelect[Any]:
+    """The run whose result a run shows: another's if it reused that, else its own."""
+    return (
+        select(sa.func.coalesce(t.run.c.origin_run_id, t.run.c.id))
+        .where(t.run.c.id == run_id)
+        .scalar_subquery()
+    )
+
+
+def _check(row: RowMapping) -> CheckResult:
+    return CheckResult(
+        suite=row["suite"],
+        expectation=row["expectation"],
+        success=row["success"],
+        observed=row["observed"],
+        failed_rows=tuple(json.loads(row["failed_rows_json"])),
+        severity=row["severity"],
+    )
 
 
 def _edges(table: Table, run_ids: Sequence[str]) -> sa.Select[Any]:

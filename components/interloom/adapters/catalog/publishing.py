@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Table, select
@@ -16,20 +17,20 @@ from interloom.adapters.catalog.database import (
     named_refs,
     now_text,
 )
-from interloom.adapters.catalog.datasets import dataset_version, versions
+from interloom.adapters.catalog.datasets import dataset_version, is_named, versions
 from interloom.adapters.catalog.leases import hold
-from interloom.adapters.catalog.runs import end_run_in, insert_run
+from interloom.adapters.catalog.runs import end_run_in, insert_checks, insert_run
 from interloom.core.artifacts import ArtifactRef, Manifest
 from interloom.ports.catalog import (
     DatasetVersion,
     Lease,
     Metric,
+    MixtureComponent,
     Publication,
     RunStart,
     RunState,
     StageHit,
 )
-from interloom.ports.gate import CheckResult
 
 
 class Publishing(Room):
@@ -56,15 +57,11 @@ class Publishing(Room):
             _insert_edges(connection, t.run_output, run_id, publication.outputs)
             _name_outputs(connection, run_id, publication.outputs, now)
             _insert_metrics(connection, run_id, publication.metrics)
-            _insert_checks(connection, run_id, publication.checks)
-            connection.execute(
-                sa.insert(t.usage).values(
-                    run_id=run_id,
-                    wall_s=publication.usage.wall_s,
-                    cpu_s=publication.usage.cpu_s,
-                    peak_rss_bytes=publication.usage.peak_rss_bytes,
-                )
-            )
+            insert_checks(connection, run_id, publication.checks)
+            _insert_mixture(connection, run_id, publication.mixture)
+            _insert_checkpoints(connection, run_id, publication.checkpoints)
+            usage = asdict(publication.usage)
+            connection.execute(sa.insert(t.usage).values(run_id=run_id, **usage))
             connection.execute(
                 sa.delete(t.stage_result).where(t.stage_result.c.stage_key == lease.stage_key)
             )
@@ -92,9 +89,7 @@ class Publishing(Room):
             _insert_edges(connection, t.run_output, run_id, {name.rpartition("/")[2]: manifest.ref})
             _name_version(connection, name, manifest.ref, run_id, now)
             rows = connection.execute(
-                versions().where(
-                    t.dataset.c.name == name, t.dataset_version.c.artifact_id == manifest.ref.id
-                )
+                versions().where(is_named(name), t.dataset_version.c.artifact_id == manifest.ref.id)
             )
             return dataset_version(connection, rows.mappings().one())
 
@@ -158,7 +153,7 @@ def _name_version(
     kind = "MODEL" if ref.kind.is_model else "DATASET"
     insert_new(connection, t.dataset, [{"namespace": NAMESPACE, "name": name, "type": kind}])
     dataset_id = connection.execute(
-        select(t.dataset.c.id).where(t.dataset.c.name == name).with_for_update()
+        select(t.dataset.c.id).where(is_named(name)).with_for_update()
     ).scalar_one()
     held = select(t.dataset_version.c.version).where(
         t.dataset_version.c.dataset_id == dataset_id, t.dataset_version.c.artifact_id == ref.id
@@ -193,18 +188,17 @@ def _insert_metrics(connection: Connection, run_id: str, metrics: Sequence[Metri
     insert_new(connection, t.metric, rows)
 
 
-def _insert_checks(connection: Connection, run_id: str, checks: Sequence[CheckResult]) -> None:
+def _insert_mixture(
+    connection: Connection, run_id: str, components: Sequence[MixtureComponent]
+) -> None:
+    rows = [{"run_id": run_id, **asdict(component)} for component in components]
+    insert_new(connection, t.mixture_component, rows)
+
+
+def _insert_checkpoints(
+    connection: Connection, run_id: str, checkpoints: Mapping[int, ArtifactRef]
+) -> None:
     rows = [
-        {
-            "run_id": run_id,
-            "position": position,
-            "suite": check.suite,
-            "expectation": check.expectation,
-            "success": check.success,
-            "observed": check.observed,
-            "failed_rows_json": json.dumps(check.failed_rows),
-            "severity": check.severity,
-        }
-        for position, check in enumerate(checks)
+        {"run_id": run_id, "step": step, "artifact_id": ref.id} for step, ref in checkpoints.items()
     ]
-    insert_new(connection, t.check_result, rows)
+    insert_new(connection, t.checkpoint, rows)

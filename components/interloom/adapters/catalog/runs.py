@@ -1,5 +1,6 @@
 """What runs and ran: pipelines and their stages."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from interloom.adapters.catalog.database import (
 )
 from interloom.core.errors import MissingError
 from interloom.ports.catalog import RunRecord, RunStart, RunState, Usage
+from interloom.ports.gate import CheckResult
 
+_ID_FORM = "00000000-0000-0000-0000-000000000000"
 _EVENTS = {
     RunState.RUNNING: "START",
     RunState.COMPLETE: "COMPLETE",
@@ -36,20 +39,31 @@ class Runs(Room):
                 _close_dead_runs(connection, start.stage_key)
             insert_run(connection, start, RunState.RUNNING)
 
-    def end_run(self, run_id: str, state: RunState, error: str | None = None) -> None:
-        """End a run that publishes nothing itself."""
+    def end_run(
+        self,
+        run_id: str,
+        state: RunState,
+        error: str | None = None,
+        *,
+        checks: Sequence[CheckResult] = (),
+    ) -> None:
+        """End a run that publishes nothing itself; keep the verdicts that it came to."""
         with self._database.transaction() as connection:
-            end_run_in(connection, run_id, state, error, now_text())
+            if end_run_in(connection, run_id, state, error, now_text()):
+                insert_checks(connection, run_id, checks)
+
+    def running(self) -> Sequence[RunRecord]:
+        """The runs that have begun and not ended, oldest first."""
+        wanted = _runs().where(t.run.c.state == RunState.RUNNING.value).order_by(t.run.c.id)
+        with self._database.transaction(writes=False) as connection:
+            return [_run_record(row) for row in connection.execute(wanted).mappings()]
 
     def close_dead_runs(self, *, ttl_s: float, grace_s: float) -> int:
         """End as aborted the runs that nobody executes any more."""
         with self._database.transaction() as connection:
             now_s = database_now_s(connection)
             heard_before = iso(now_s - grace_s)
-            dead = [
-                *connection.execute(_unleased_runs(now_s - ttl_s)).scalars(),
-                *connection.execute(_silent_pipelines(heard_before)).scalars(),
-            ]
+            dead = connection.execute(_dead_runs(now_s - ttl_s, heard_before)).scalars().all()
             for run_id in dead:
                 end_run_in(connection, run_id, RunState.ABORTED, "its runner died", now_text())
         return len(dead)
@@ -80,7 +94,8 @@ class Runs(Room):
 
     def run(self, run_id: str) -> RunRecord:
         """One run, by its id or an unambiguous prefix."""
-        wanted = _runs().where(t.run.c.id.startswith(run_id.lower(), autoescape=True)).limit(4)
+        first, last = (_padded(run_id.lower(), digit) for digit in "0f")
+        wanted = _runs().where(t.run.c.id.between(first, last)).order_by(t.run.c.id).limit(4)
         with self._database.transaction(writes=False) as connection:
             rows = connection.execute(wanted).mappings().all()
         if len(rows) == 1:
@@ -91,14 +106,17 @@ class Runs(Room):
         raise MissingError(f"several runs begin with {run_id!r}: {several}; give more digits")
 
 
+def _padded(prefix: str, digit: str) -> str:
+    """The first or last id with a prefix; as long as any id, so that every collation agrees."""
+    return prefix + _ID_FORM[len(prefix) :].replace("0", digit)
+
+
 def insert_run(
     connection: Connection, start: RunStart, state: RunState, origin_run_id: str | None = None
 ) -> None:
     """Insert a run that begins, or that is complete at once because it reused another's result."""
     now = now_text()
-    named = {"namespace": NAMESPACE, "name": start.job}
-    insert_new(connection, t.job, [named])
-    job_id = select(t.job.c.id).filter_by(**named).scalar_subquery()
+    job_id = _job_id(connection, start.job)
     connection.execute(
         sa.insert(t.run).values(
             id=start.run_id,
@@ -106,7 +124,9 @@ def insert_run(
             recipe=start.recipe,
             parent_run_id=start.parent_run_id,
             stage_key=start.stage_key,
-            code_digest=start.code_digest,
+            job_version_id=_job_version_id(connection, job_id, start),
+            num_ranks=start.num_ranks,
+            threads_per_rank=start.threads_per_rank,
             request_json=start.request_json,
             state=state.value,
             origin_run_id=origin_run_id,
@@ -119,14 +139,32 @@ def insert_run(
         _insert_event(connection, start.run_id, state, now)
 
 
+def _job_id(connection: Connection, job: str) -> int:
+    """The row of a job, made if need be."""
+    named = {"namespace": NAMESPACE, "name": job}
+    insert_new(connection, t.job, [named])
+    return int(connection.execute(select(t.job.c.id).filter_by(**named)).scalar_one())
+
+
+def _job_version_id(connection: Connection, job_id: int, start: RunStart) -> int:
+    """The row of a job's code on a kind of machine, made if need be."""
+    values = {
+        "job_id": job_id,
+        "code_digest": start.code_digest,
+        "numeric_class": start.numeric_class,
+    }
+    insert_new(connection, t.job_version, [values])
+    return int(connection.execute(select(t.job_version.c.id).filter_by(**values)).scalar_one())
+
+
 def _insert_event(connection: Connection, run_id: str, state: RunState, now: str) -> None:
     connection.execute(sa.insert(t.run_event).values(run_id=run_id, type=_EVENTS[state], at=now))
 
 
 def end_run_in(
     connection: Connection, run_id: str, state: RunState, error: str | None, now: str
-) -> None:
-    """End a run that is running; one that ended already stays as it is."""
+) -> bool:
+    """End a run that is running; one that ended already stays as it is. Whether it was ended."""
     ended = connection.execute(
         sa.update(t.run)
         .where(t.run.c.id == run_id, t.run.c.state == RunState.RUNNING.value)
@@ -134,6 +172,25 @@ def end_run_in(
     )
     if ended.rowcount:
         _insert_event(connection, run_id, state, now)
+    return ended.rowcount == 1
+
+
+def insert_checks(connection: Connection, run_id: str, checks: Sequence[CheckResult]) -> None:
+    """Keep the verdicts of a run."""
+    rows = [
+        {
+            "run_id": run_id,
+            "position": position,
+            "suite": check.suite,
+            "expectation": check.expectation,
+            "success": check.success,
+            "observed": check.observed,
+            "failed_rows_json": json.dumps(check.failed_rows),
+            "severity": check.severity,
+        }
+        for position, check in enumerate(checks)
+    ]
+    insert_new(connection, t.check_result, rows)
 
 
 def _close_dead_runs(connection: Connection, stage_key: str) -> None:
@@ -145,20 +202,21 @@ def _close_dead_runs(connection: Connection, stage_key: str) -> None:
         end_run_in(connection, run_id, RunState.ABORTED, "its runner died", now_text())
 
 
-def _unleased_runs(fresh_s: float) -> sa.Select[Any]:
-    """Running stages without a lease whose heartbeat is later than ``fresh_s``."""
-    is_leased = (
-        select(t.lease.c.stage_key)
-        .where(t.lease.c.stage_key == t.run.c.stage_key)
-        .where(t.lease.c.owner != "", t.lease.c.heartbeat_s > fresh_s)
-        .exists()
-    )
-    is_running = t.run.c.state == RunState.RUNNING.value
-    return select(t.run.c.id).where(is_running, t.run.c.stage_key.is_not(None), ~is_leased)
+def _dead_runs(fresh_s: float, heard_before: str) -> sa.Select[Any]:
+    """Running runs whose lease is not held, or whose holder was silent since ``fresh_s``.
+
+    A stage's lease is that of its key, any other run's that of its id. A run that never had one,
+    and is no stage, is dead when nothing was heard of it since ``heard_before``.
+    """
+    key = sa.func.coalesce(t.run.c.stage_key, t.run.c.id)
+    lease = select(t.lease.c.stage_key).where(t.lease.c.stage_key == key)
+    is_held = lease.where(t.lease.c.owner != "", t.lease.c.heartbeat_s > fresh_s).exists()
+    is_kept = t.run.c.stage_key.is_(None) & ~lease.exists() & ~_is_silent(heard_before)
+    return select(t.run.c.id).where(t.run.c.state == RunState.RUNNING.value, ~is_held, ~is_kept)
 
 
-def _silent_pipelines(heard_before: str) -> sa.Select[Any]:
-    """Running pipelines that started before a time, none of whose stages began or ended since."""
+def _is_silent(heard_before: str) -> sa.ColumnElement[bool]:
+    """Whether a run started before a time, and none of its stages began or ended since."""
     stage = t.run.alias()
     was_heard = (
         select(stage.c.id)
@@ -170,12 +228,7 @@ def _silent_pipelines(heard_before: str) -> sa.Select[Any]:
         )
         .exists()
     )
-    return select(t.run.c.id).where(
-        t.run.c.state == RunState.RUNNING.value,
-        t.run.c.stage_key.is_(None),
-        t.run.c.started_at < heard_before,
-        ~was_heard,
-    )
+    return (t.run.c.started_at < heard_before) & ~was_heard
 
 
 def _runs() -> sa.Select[Any]:
@@ -186,8 +239,14 @@ def _runs() -> sa.Select[Any]:
             t.usage.c.wall_s,
             t.usage.c.cpu_s,
             t.usage.c.peak_rss_bytes,
+            t.usage.c.node_kind,
+            t.usage.c.num_gpus,
+            t.usage.c.price,
+            t.job_version.c.code_digest,
+            t.job_version.c.numeric_class,
         )
         .join(t.job, t.job.c.id == t.run.c.job_id)
+        .outerjoin(t.job_version, t.job_version.c.id == t.run.c.job_version_id)
         .outerjoin(t.usage, t.usage.c.run_id == t.run.c.id)
     )
 
@@ -204,7 +263,24 @@ def _run_record(row: RowMapping) -> RunRecord:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         error=row["error"],
-        usage=Usage(row["wall_s"] or 0.0, row["cpu_s"] or 0.0, row["peak_rss_bytes"] or 0),
+        usage=_usage(row),
         request_json=row["request_json"],
-        code_digest=row["code_digest"],
+        code_digest=row["code_digest"] or "",
+        numeric_class=row["numeric_class"] or "",
+        num_ranks=row["num_ranks"] or 1,
+        threads_per_rank=row["threads_per_rank"] or 1,
+        origin_run_id=row["origin_run_id"],
+    )
+
+
+def _usage(row: RowMapping) -> Usage:
+    if row["wall_s"] is None:
+        return Usage()
+    return Usage(
+        wall_s=row["wall_s"],
+        cpu_s=row["cpu_s"],
+        peak_rss_bytes=row["peak_rss_bytes"],
+        node_kind=row["node_kind"],
+        num_gpus=row["num_gpus"],
+        price=row["price"],
     )

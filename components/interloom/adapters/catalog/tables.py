@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"  # the newest migration in migrations/versions
+HEAD = "0002"  # the newest migration in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -38,6 +38,16 @@ job = Table(
     UniqueConstraint("namespace", "name"),
 )
 
+job_version = Table(  # code and machine: within one, equal requests give equal bytes
+    "job_version",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("code_digest", String(64), nullable=False),
+    Column("numeric_class", String(256), nullable=False),  # image digest and device
+    UniqueConstraint("job_id", "code_digest", "numeric_class"),
+)
+
 run = Table(
     "run",
     metadata,
@@ -46,13 +56,15 @@ run = Table(
     Column("recipe", String(256), nullable=False),
     Column("parent_run_id", String(36), ForeignKey("run.id"), index=True),
     Column("stage_key", _ID, index=True),
-    Column("code_digest", String(64), nullable=False),
     Column("request_json", Text, nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
     Column("origin_run_id", String(36), ForeignKey("run.id")),  # set for a run that reused
     Column("started_at", _TIME, nullable=False),
     Column("ended_at", _TIME),
     Column("error", Text),
+    Column("job_version_id", ForeignKey("job_version.id")),
+    Column("num_ranks", Integer),
+    Column("threads_per_rank", Integer),
     Index("ix_run_job_recipe", "job_id", "recipe", "id"),
 )
 
@@ -109,6 +121,18 @@ dataset = Table(
     Column("name", String(512), nullable=False),
     Column("type", String(16), nullable=False),  # DATASET or MODEL
     UniqueConstraint("namespace", "name"),
+)
+
+dataset_alias = Table(  # a log: the newest row of a name and alias holds
+    "dataset_alias",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("dataset_id", ForeignKey("dataset.id"), nullable=False),
+    Column("alias", String(64), nullable=False),
+    Column("version", Integer),  # null when the alias was taken away
+    Column("at", _TIME, nullable=False),
+    Column("who", String(256), nullable=False),
+    Index("ix_dataset_alias_dataset_id", "dataset_id", "alias", "seq"),
 )
 
 dataset_version = Table(
@@ -176,6 +200,68 @@ usage = Table(
     Column("wall_s", Float, nullable=False),
     Column("cpu_s", Float, nullable=False),
     Column("peak_rss_bytes", BigInteger, nullable=False),
+    Column("node_kind", String(64), nullable=False, server_default=""),
+    Column("num_gpus", Integer, nullable=False, server_default="0"),
+    Column("price", Float, nullable=False, server_default="0"),  # in the installation's currency
+)
+
+mixture_component = Table(
+    "mixture_component",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("source", String(64), primary_key=True),
+    Column("tokens_asked", BigInteger, nullable=False),
+    Column("tokens_drawn", BigInteger, nullable=False),
+    Column("epochs", Float, nullable=False),
+)
+
+checkpoint = Table(  # published weights, by the step of training that gave them
+    "checkpoint",
+    metadata,
+    Column("run_id", ForeignKey("run.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("artifact_id", ForeignKey("artifact.id"), nullable=False, index=True),
+)
+
+verification = Table(  # what came of making an artifact a second time
+    "verification",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("artifact_id", ForeignKey("artifact.id"), nullable=False, index=True),
+    Column("run_id", ForeignKey("run.id"), nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("verdict", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+block = Table(  # what may not be read any more
+    "block",
+    metadata,
+    Column("kind", String(16), primary_key=True),  # source, speaker or licence
+    Column("value", String(256), primary_key=True),
+    Column("since", _TIME, nullable=False),
+    Column("who", String(256), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+audit = Table(  # append-only: who did what that changes what others may do
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", _TIME, nullable=False),
+    Column("who", String(256), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("subject", String(512), nullable=False, index=True),
+    Column("detail_json", Text, nullable=False),
+)
+
+outbox = Table(  # events of runs that still have to be told to the lineage sink
+    "outbox",
+    metadata,
+    Column("seq", ForeignKey("run_event.seq"), primary_key=True),
+    Column("num_attempts", Integer, nullable=False),
+    Column("retry_at_s", Float, nullable=False),
+    Column("last_error", Text),
 )
 
 lease = Table(
