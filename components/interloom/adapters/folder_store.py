@@ -10,17 +10,16 @@ Layout below the root::
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from interloom.adapters.staging import StagedDraft, staging_folder, sweep_staging
 from interloom.core.artifacts import (
     ArtifactKind,
     ArtifactRef,
@@ -30,12 +29,12 @@ from interloom.core.artifacts import (
     tree_md5,
 )
 from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
-from interloom.ports.store import ArtifactDraft, ShardDraft
+from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
 
-_BLOCK_BYTES = 1 << 20
-_SAMPLE_BYTES = 64 << 20  # a sampled check hashes about this much of an artifact
+SAMPLE_BYTES = 64 << 20  # a sampled check hashes about this much of an artifact
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+_AGAIN = "run its stage again, or interloom data heal, to make it anew"
 
 
 class FolderStore:
@@ -48,6 +47,27 @@ class FolderStore:
         self.root = root.absolute()
         self._checked: set[str] = set()  # sha256 of shards that this store has read and found right
 
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    def prepare(self) -> None:
+        """Make sure that a draft can be begun and that something can be written in it."""
+        with self.staging() as folder:
+            (folder / "probe").write_bytes(b"interloom")
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder of one's own on the store's disk.
+
+        Raises:
+            ConfigError: The store cannot be written.
+            TransientError: The disk is full.
+        """
+        with self._explained(), staging_folder(self.root / "staging") as folder:
+            yield folder
+
     @contextmanager
     def draft(self, kind: ArtifactKind) -> Iterator[ArtifactDraft]:
         """Begin an artifact in a staging folder of its own; leaving without commit removes it.
@@ -56,16 +76,14 @@ class FolderStore:
             ConfigError: The store cannot be written.
             TransientError: The disk is full.
         """
-        with self._explained():
-            staging = self._staging_folder()
-        lock = os.open(staging, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with self._explained():
-                yield _FolderDraft(self, kind, staging)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            os.close(lock)
+        with self.staging() as folder:
+
+            def keep(manifest: Manifest, files: Mapping[Path, Shard]) -> None:
+                for file, shard in files.items():
+                    self.keep_object(file, shard)
+                self.keep_artifact(manifest, folder)
+
+            yield StagedDraft(kind, folder, keep)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""
@@ -77,20 +95,14 @@ class FolderStore:
                 f"the store at {self.root} does not hold {ref}; "
                 "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
             ) from None
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != ref.id:
-            raise DataError(f"the manifest {path} is corrupt: sha256 {digest}, expected {ref.id}")
-        manifest = Manifest.from_json(data)
-        if manifest.kind is not ref.kind:
-            raise DataError(f"{ref} is asked for as {ref.kind}, but it holds {manifest.kind}")
-        return manifest
+        return checked_manifest(data, ref, str(path))
 
     def local_path(self, shard: Shard) -> Path:
         """The object's own read-only file, its bytes checked on this store's first read."""
-        path = self._sized(shard)
-        if shard.sha256 not in self._checked:
-            _check_bytes(path, shard)
-            self._checked.add(shard.sha256)
+        path = self.object_path(shard.md5)
+        is_known = shard.sha256 in self._checked
+        raise_first(shard.path, self._damage(shard, every_byte=not is_known))
+        self._checked.add(shard.sha256)
         return path
 
     def open_shard(self, shard: Shard) -> AbstractContextManager[BinaryIO]:
@@ -98,19 +110,54 @@ class FolderStore:
         return self.local_path(shard).open("rb")
 
     def verify(self, ref: ArtifactRef, *, every_byte: bool) -> None:
-        """Check that every shard is there and of its size, and hash all or a sample of them."""
-        shards = self.manifest(ref).shards
-        files = [(shard, self._sized(shard)) for shard in shards_by_digest(shards)]
-        budget = sum(shard.num_bytes for shard in shards) if every_byte else _SAMPLE_BYTES
-        for shard, path in files:
-            if budget < 0:
-                return
-            _check_bytes(path, shard)
-            budget -= shard.num_bytes
+        """Check that every object is there and of its size, and hash all or a sample of them."""
+        for damage in self._find(self.manifest(ref), every_byte=every_byte):
+            raise_first(damage.path, damage)
+
+    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:
+        """All that is missing or damaged."""
+        found = self._find(manifest, every_byte=every_byte)
+        return sorted(found, key=lambda damage: damage.path)
 
     def holds(self, ref: ArtifactRef) -> bool:
         """Whether the artifact was committed; says nothing of its shards' bytes."""
         return self._manifest_path(ref).is_file()
+
+    def admit(
+        self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
+    ) -> Sequence[Damage]:
+        """Write what is missing or damaged, then the tree, then the manifest."""
+        found = self.damages(manifest, every_byte=every_byte)
+        with self.staging() as folder:
+            for index, damage in enumerate(found):
+                if damage.path != TREE:
+                    shard = manifest.shard(damage.path)
+                    copy = folder / str(index)
+                    shutil.copyfile(fetch(shard), copy)
+                    self.keep_object(copy, shard)
+            self.keep_artifact(manifest, folder)
+        return found
+
+    def objects(self) -> Iterator[StoredObject]:
+        """Manifests, trees and shards."""
+        for below in ("files/md5", "manifests"):
+            for path in (self.root / below).rglob("*"):
+                with suppress(FileNotFoundError):
+                    if path.is_file():
+                        key = path.relative_to(self.root).as_posix()
+                        found = path.stat()
+                        yield StoredObject(key, found.st_size, time.time() - found.st_mtime)
+
+    def remove(self, key: str, *, grace_s: float) -> bool:
+        """Remove a file that has not been written lately."""
+        path = self.root / key
+        try:
+            if time.time() - path.stat().st_mtime < grace_s:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def sweep(self, *, grace_s: float) -> int:
         """Remove what killed drafts left behind.
@@ -121,33 +168,31 @@ class FolderStore:
         Returns:
             How many drafts were removed.
         """
-        removed = 0
-        for folder in (self.root / "staging").glob("*"):
-            if time.time() - folder.stat().st_mtime >= grace_s and _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
-        return removed
+        return sweep_staging(self.root / "staging", grace_s=grace_s)
 
     def object_path(self, md5: str) -> Path:
         """Where an object with this md5 (and ``.dir`` for a tree) lies or would lie."""
-        return self.root / "files" / "md5" / md5[:2] / md5[2:]
+        return self.root / object_key(md5)
 
     def keep_object(self, source: Path, shard: Shard) -> None:
         """Move a staged file to its address, unless the same bytes are there already.
 
-        An object with other bytes under that address is moved to ``quarantine/`` first.
+        An object with other bytes under that address is moved to ``quarantine/`` first. One with
+        the same bytes is made young, so that no clean-up takes it from under us.
         """
         target = self.object_path(shard.md5)
         if target.is_file():
             if _sha256(target) == shard.sha256:
+                os.utime(target)
                 return
-            self._set_aside(target)
+            self.set_aside(target)
         source.chmod(0o444)
         _place(source, target)
 
     def keep_bytes(self, data: bytes, target: Path, staging: Path) -> None:
         """Write a small object under its address, atomically and durably."""
         if target.is_file() and target.read_bytes() == data:
+            os.utime(target)
             return
         source = staging / f".{target.name}.partial"
         with source.open("wb") as file:
@@ -155,7 +200,7 @@ class FolderStore:
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
-            self._set_aside(target)
+            self.set_aside(target)
         source.chmod(0o444)
         _place(source, target)
 
@@ -165,35 +210,42 @@ class FolderStore:
         self.keep_bytes(tree_json(manifest.shards), tree, staging)
         self.keep_bytes(manifest.to_json(), self._manifest_path(manifest.ref), staging)
 
-    def _manifest_path(self, ref: ArtifactRef) -> Path:
-        return self.root / "manifests" / f"{ref.id}.json"
+    def set_aside(self, target: Path) -> None:
+        """Move a file with the wrong bytes to ``quarantine/``."""
+        folder = self.root / "quarantine"
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            target.replace(folder / f"{target.parent.name}{target.name}-{time.time_ns()}")
 
-    def _sized(self, shard: Shard) -> Path:
-        """The shard's file, after a look at its size only."""
+    def _manifest_path(self, ref: ArtifactRef) -> Path:
+        return self.root / manifest_key(ref)
+
+    def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
+        """Damages as they are found, the tree's first."""
+        tree = self.object_path(tree_md5(manifest.shards))
+        if not tree.is_file():
+            yield Damage(TREE, str(tree), "does not exist", is_missing=True)
+        elif tree.read_bytes() != tree_json(manifest.shards):
+            yield Damage(TREE, str(tree), "has other bytes than the tree", is_missing=False)
+        hashed = frozenset(sampled(manifest.shards, every_byte=every_byte))
+        for shard in shards_by_digest(manifest.shards):
+            if damage := self._damage(shard, every_byte=shard.path in hashed):
+                yield damage
+
+    def _damage(self, shard: Shard, *, every_byte: bool) -> Damage | None:
+        """What is wrong with a shard's file, if anything."""
         path = self.object_path(shard.md5)
         try:
             num_bytes = path.stat().st_size
         except FileNotFoundError:
-            raise MissingError(
-                f"shard {shard.path!r} is not in the store: {path} does not exist; "
-                "run its stage again to make it anew"
-            ) from None
+            return Damage(shard.path, str(path), "does not exist", is_missing=True)
         if num_bytes != shard.num_bytes:
-            raise DataError(
-                f"shard {shard.path!r} is corrupt: {path} has {num_bytes} bytes, "
-                f"expected {shard.num_bytes}; run its stage again to make it anew"
-            )
-        return path
-
-    def _staging_folder(self) -> Path:
-        parent = self.root / "staging"
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-
-    def _set_aside(self, target: Path) -> None:
-        folder = self.root / "quarantine"
-        folder.mkdir(exist_ok=True)
-        target.replace(folder / f"{target.parent.name}{target.name}-{time.time_ns()}")
+            fault = f"has {num_bytes} bytes, expected {shard.num_bytes}"
+        elif every_byte and (digest := _sha256(path)) != shard.sha256:
+            fault = f"has sha256 {digest}, expected {shard.sha256}"
+        else:
+            return None
+        return Damage(shard.path, str(path), fault, is_missing=False)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -214,72 +266,45 @@ class FolderStore:
             raise
 
 
-class _FolderDraft:
-    """An artifact in a staging folder."""
+def object_key(md5: str) -> str:
+    """Where DVC's remote layout has an object, below the root."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
 
-    def __init__(self, store: FolderStore, kind: ArtifactKind, staging: Path) -> None:
-        self._store = store
-        self._kind = kind
-        self._staging = staging
-        self._files: dict[Path, Shard] = {}
 
-    @contextmanager
-    def shard(self, path: str) -> Iterator[ShardDraft]:
-        """Open a shard; hash it when it is left without an error.
+def manifest_key(ref: ArtifactRef) -> str:
+    """Where the manifest of an artifact lies, below the root."""
+    return f"manifests/{ref.id}.json"
 
-        Raises:
-            DataError: The path is not relative, is taken, or nothing was written.
-        """
-        Shard(path, sha256="", md5="", num_bytes=0)  # refuses a path that leaves the artifact
-        if any(shard.path == path for shard in self._files.values()):
-            raise DataError(f"shard {path!r} is written twice in one {self._kind}")
-        folder = self._staging / str(len(self._files))
-        folder.mkdir()
-        draft = _FolderShard(folder / Path(path).name)
-        yield draft
-        if not draft.path.is_file() or draft.path.is_symlink():
-            raise DataError(f"shard {path!r} was opened, but {draft.path.name} was not written")
-        sha256, md5, num_bytes = _digests_and_sync(draft.path)
-        self._files[draft.path] = Shard(path, sha256, md5, num_bytes, draft.counts)
 
-    def commit(
-        self,
-        *,
-        parents: Sequence[ArtifactRef] = (),
-        licences: Sequence[str] = (),
-        facts: Mapping[str, Any] | None = None,
-    ) -> ArtifactRef:
-        """Move the shards into place, then the tree, then the manifest.
+def checked_manifest(data: bytes, ref: ArtifactRef, address: str) -> Manifest:
+    """Read the bytes found at ``address`` as the manifest of ``ref``.
 
-        Raises:
-            DataError: There is no shard.
-        """
-        if not self._files:
-            raise DataError(f"a {self._kind} without shards cannot be committed")
-        manifest = Manifest(
-            kind=self._kind,
-            shards=tuple(sorted(self._files.values(), key=lambda shard: shard.path)),
-            parents=tuple(sorted(set(parents))),
-            licences=tuple(sorted(set(licences))),
-            facts=dict(facts or {}),
+    Raises:
+        DataError: They are not.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != ref.id:
+        raise DataError(f"the manifest {address} is corrupt: sha256 {digest}, expected {ref.id}")
+    manifest = Manifest.from_json(data)
+    if manifest.kind is not ref.kind:
+        raise DataError(f"{ref} is asked for as {ref.kind}, but it holds {manifest.kind}")
+    return manifest
+
+
+def raise_first(path: str, damage: Damage | None) -> None:
+    """Turn a damage into an error that names the shard.
+
+    Raises:
+        MissingError: The object is not there.
+        DataError: It has other bytes.
+    """
+    if damage is None:
+        return
+    if damage.is_missing:
+        raise MissingError(
+            f"shard {path!r} is not in the store: {damage.address} {damage.fault}; {_AGAIN}"
         )
-        for file, shard in self._files.items():
-            self._store.keep_object(file, shard)
-        self._store.keep_artifact(manifest, self._staging)
-        return manifest.ref
-
-
-class _FolderShard:
-    """A shard's file in the staging folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.counts: dict[str, int] = {}
-
-    def count(self, **counts: int) -> None:
-        """Add to what the shard holds."""
-        for name, value in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + value
+    raise DataError(f"shard {path!r} is corrupt: {damage.address} {damage.fault}; {_AGAIN}")
 
 
 def shards_by_digest(shards: Sequence[Shard]) -> tuple[Shard, ...]:
@@ -287,36 +312,20 @@ def shards_by_digest(shards: Sequence[Shard]) -> tuple[Shard, ...]:
     return tuple(sorted(shards, key=lambda shard: (shard.sha256, shard.path)))
 
 
-def _check_bytes(path: Path, shard: Shard) -> None:
-    """Hash a shard's file.
-
-    Raises:
-        DataError: Its bytes are not the shard's.
-    """
-    digest = _sha256(path)
-    if digest != shard.sha256:
-        raise DataError(
-            f"shard {shard.path!r} is corrupt: {path} has sha256 {digest}, "
-            f"expected {shard.sha256}; run its stage again to make it anew"
-        )
+def sampled(
+    shards: Sequence[Shard], *, every_byte: bool, num_bytes: int = SAMPLE_BYTES
+) -> Iterator[str]:
+    """The paths of the shards whose bytes a check hashes: all, or the first by digest."""
+    for shard in shards_by_digest(shards):
+        if not every_byte and num_bytes < 0:
+            return
+        yield shard.path
+        num_bytes -= shard.num_bytes
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digests_and_sync(path: Path) -> tuple[str, str, int]:
-    """Both digests and the size in one read, with the bytes on the disk after it."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    num_bytes = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            sha256.update(block)
-            md5.update(block)
-            num_bytes += len(block)
-        os.fsync(file.fileno())
-    return sha256.hexdigest(), md5.hexdigest(), num_bytes
 
 
 def _place(source: Path, target: Path) -> None:
@@ -328,19 +337,3 @@ def _place(source: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _is_abandoned(folder: Path) -> bool:
-    """Whether no living process holds the draft's lock."""
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(lock)

@@ -1,11 +1,49 @@
 """Storage of immutable artifacts, shard by shard."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
+
+TREE = ".dir"  # stands for DVC's tree object where a shard's path is expected
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One object of an artifact that is not what its manifest says.
+
+    Attributes:
+        path: The shard's path in the artifact, or ``TREE``.
+        address: Where the object lies or should lie.
+        fault: What is wrong with it.
+        is_missing: Whether there is no object at all.
+    """
+
+    path: str
+    address: str
+    fault: str
+    is_missing: bool
+
+    def __str__(self) -> str:
+        return f"shard {self.path!r}: {self.address} {self.fault}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A file of the store, as a listing shows it.
+
+    Attributes:
+        key: Its place below the store's root, with forward slashes.
+        num_bytes: Size.
+        age_s: Seconds since it was last written.
+    """
+
+    key: str
+    num_bytes: int
+    age_s: float
 
 
 class ShardDraft(Protocol):
@@ -43,7 +81,21 @@ class ArtifactDraft(Protocol):
 
 
 class ArtifactStore(Protocol):
-    """Content-addressed storage. Nothing is ever overwritten."""
+    """Content-addressed storage. Nothing is ever overwritten by other bytes."""
+
+    @property
+    def url(self) -> str:
+        """Where it is: a folder's path or ``s3://bucket/prefix``; holds no secret."""
+        ...
+
+    def prepare(self) -> None:
+        """Make sure that artifacts can be written, before work is begun whose result would be lost.
+
+        Raises:
+            ConfigError: The store cannot be written, or does not keep what publishing relies on.
+            TransientError: It does not answer.
+        """
+        ...
 
     def draft(self, kind: ArtifactKind) -> AbstractContextManager[ArtifactDraft]:
         """Begin an artifact; leaving without ``commit`` forgets it."""
@@ -81,6 +133,41 @@ class ArtifactStore(Protocol):
         Raises:
             MissingError: A shard or the manifest is not there.
             DataError: Bytes differ from the manifest; names the shard.
+        """
+        ...
+
+    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:
+        """All that ``verify`` would object to, in order of path; reads what the store holds now."""
+        ...
+
+    def holds(self, ref: ArtifactRef) -> bool:
+        """Whether the artifact was committed; says nothing of its shards' bytes."""
+        ...
+
+    def admit(
+        self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
+    ) -> Sequence[Damage]:
+        """Make an artifact whole here: what is missing or damaged is written anew.
+
+        Args:
+            manifest: Of the artifact.
+            fetch: Gives a file with a shard's bytes, such as another store's ``local_path``.
+            every_byte: Look for damage in all bytes, not in a sample.
+
+        Returns:
+            What was missing or damaged, and now is not.
+        """
+        ...
+
+    def objects(self) -> Iterator[StoredObject]:
+        """Everything that artifacts are made of: manifests, trees, shards; in no order."""
+        ...
+
+    def remove(self, key: str, *, grace_s: float) -> bool:
+        """Remove one file that ``objects`` gave, unless it was written less than ``grace_s`` ago.
+
+        Returns:
+            Whether it was removed.
         """
         ...
 

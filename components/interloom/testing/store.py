@@ -5,15 +5,16 @@ import io
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from interloom.adapters.folder_store import FolderStore
+from interloom.adapters.folder_store import FolderStore, manifest_key, object_key
+from interloom.adapters.staging import StagedDraft
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError
-from interloom.ports.store import ArtifactDraft, ShardDraft
+from interloom.ports.store import ArtifactDraft, Damage, StoredObject
 
 
 @contextmanager
@@ -30,22 +31,28 @@ class MemoryStore:
     store.
     """
 
+    url = "memory"
+
     def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}  # by sha256; tests may damage them
+        self.contents: dict[str, bytes] = {}  # by md5; tests may damage them
         self._manifests: dict[str, Manifest] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="interloom-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
+    def prepare(self) -> None:
+        """Memory can always be written."""
+
     @contextmanager
     def draft(self, kind: ArtifactKind) -> Iterator[ArtifactDraft]:
         """Begin an artifact; leaving without commit forgets it."""
-        with tempfile.TemporaryDirectory(dir=self._folder) as staging:
-            yield _MemoryDraft(self, kind, Path(staging))
 
-    def keep(self, manifest: Manifest, shards: Mapping[str, bytes]) -> None:
-        """Hold an artifact."""
-        self.objects |= shards
-        self._manifests[manifest.ref.id] = manifest
+        def keep(manifest: Manifest, files: Mapping[Path, Shard]) -> None:
+            for file, shard in files.items():
+                self.contents[shard.md5] = file.read_bytes()
+            self._manifests[manifest.ref.id] = manifest
+
+        with tempfile.TemporaryDirectory(dir=self._folder) as staging:
+            yield StagedDraft(kind, Path(staging), keep)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``."""
@@ -74,76 +81,58 @@ class MemoryStore:
         for shard in self.manifest(ref).shards:
             self._bytes(shard)
 
+    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:  # noqa: ARG002
+        """Every shard that is not right."""
+        found = []
+        for shard in manifest.shards:
+            try:
+                self._bytes(shard)
+            except (DataError, MissingError) as error:
+                is_missing = isinstance(error, MissingError)
+                found.append(Damage(shard.path, object_key(shard.md5), str(error), is_missing))
+        return found
+
+    def holds(self, ref: ArtifactRef) -> bool:
+        """Whether the artifact was committed."""
+        return ref.id in self._manifests
+
+    def admit(
+        self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
+    ) -> Sequence[Damage]:
+        """Take what is missing or damaged."""
+        found = self.damages(manifest, every_byte=every_byte)
+        for damage in found:
+            shard = manifest.shard(damage.path)
+            self.contents[shard.md5] = fetch(shard).read_bytes()
+        self._manifests[manifest.ref.id] = manifest
+        return found
+
+    def objects(self) -> Iterator[StoredObject]:
+        """Shards and manifests; memory knows no age."""
+        for md5, data in self.contents.items():
+            yield StoredObject(object_key(md5), len(data), age_s=0.0)
+        for manifest in self._manifests.values():
+            yield StoredObject(manifest_key(manifest.ref), len(manifest.to_json()), age_s=0.0)
+
+    def remove(self, key: str, *, grace_s: float) -> bool:
+        """Forget one object; everything is young."""
+        if grace_s > 0:
+            return False
+        found = {object_key(md5): md5 for md5 in self.contents}.get(key)
+        if found is not None:
+            del self.contents[found]
+            return True
+        artifact_id = key.removeprefix("manifests/").removesuffix(".json")
+        return self._manifests.pop(artifact_id, None) is not None
+
     def sweep(self, *, grace_s: float) -> int:  # noqa: ARG002 - the port's name
         """A draft in memory dies with its writer."""
         return 0
 
     def _bytes(self, shard: Shard) -> bytes:
-        if shard.sha256 not in self.objects:
+        if shard.md5 not in self.contents:
             raise MissingError(f"shard {shard.path!r} is not in the store")
-        data = self.objects[shard.sha256]
+        data = self.contents[shard.md5]
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise DataError(f"shard {shard.path!r} is corrupt")
         return data
-
-
-class _MemoryDraft:
-    """Shards in a temporary folder until they are committed."""
-
-    def __init__(self, store: MemoryStore, kind: ArtifactKind, staging: Path) -> None:
-        self._store = store
-        self._kind = kind
-        self._staging = staging
-        self._shards: dict[str, Shard] = {}
-        self._objects: dict[str, bytes] = {}
-
-    @contextmanager
-    def shard(self, path: str) -> Iterator[ShardDraft]:
-        """Open a shard; keep its bytes when it is left without an error."""
-        Shard(path, sha256="", md5="", num_bytes=0)
-        if path in self._shards:
-            raise DataError(f"shard {path!r} is written twice in one {self._kind}")
-        folder = self._staging / str(len(self._shards))
-        folder.mkdir()
-        draft = _MemoryShard(folder / Path(path).name)
-        yield draft
-        if not draft.path.is_file():
-            raise DataError(f"shard {path!r} was opened, but {draft.path.name} was not written")
-        data = draft.path.read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self._objects[sha256] = data
-        self._shards[path] = Shard(path, sha256, md5, len(data), draft.counts)
-
-    def commit(
-        self,
-        *,
-        parents: Sequence[ArtifactRef] = (),
-        licences: Sequence[str] = (),
-        facts: Mapping[str, Any] | None = None,
-    ) -> ArtifactRef:
-        """Hold the shards and the manifest."""
-        if not self._shards:
-            raise DataError(f"a {self._kind} without shards cannot be committed")
-        manifest = Manifest(
-            kind=self._kind,
-            shards=tuple(self._shards[path] for path in sorted(self._shards)),
-            parents=tuple(sorted(set(parents))),
-            licences=tuple(sorted(set(licences))),
-            facts=dict(facts or {}),
-        )
-        self._store.keep(manifest, self._objects)
-        return manifest.ref
-
-
-class _MemoryShard:
-    """A shard's file until it is committed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.counts: dict[str, int] = {}
-
-    def count(self, **counts: int) -> None:
-        """Add to what the shard holds."""
-        for name, value in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + value
