@@ -1,0 +1,307 @@
+"""Artifacts in an S3 bucket, in the layout of a DVC remote, with a cache of what was read.
+
+Below the prefix lie ``files/md5/``, ``manifests/`` and ``quarantine/``, as in a folder store, and
+``probes/``, where it is tried whether the server keeps what publishing relies on. Drafts and the
+cache lie in a local folder store. Shards pass in blocks and parts: never a data set in memory.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+from uuid import uuid4
+
+from interloom.adapters.folder_store import (
+    FolderStore,
+    checked_manifest,
+    manifest_key,
+    object_key,
+    raise_first,
+    sampled,
+    shards_by_digest,
+)
+from interloom.adapters.s3_bucket import Head, S3Bucket
+from interloom.adapters.staging import Digests, StagedDraft
+from interloom.core.artifacts import (
+    ArtifactKind,
+    ArtifactRef,
+    Manifest,
+    Shard,
+    tree_json,
+    tree_md5,
+)
+from interloom.core.errors import ConfigError, DataError, MissingError
+from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
+
+_NUM_THREADS = 4
+_NUM_RACERS = 8
+_SAMPLE_BYTES = 16 << 20  # what a sampled check of an artifact fetches and hashes
+_NUM_TRIES = 3  # of a transfer whose bytes were wrong
+_FRESH_S = 12 * 3600.0  # an object this young may be kept as it is; an older one is written again
+_UNTOUCHED_S = 3600.0  # what was used since then stays in the cache
+
+
+class S3Store:
+    """An ``ArtifactStore`` in a bucket; safe for any number of machines and any kill."""
+
+    def __init__(
+        self,
+        bucket: S3Bucket,
+        prefix: str,
+        cache: FolderStore,
+        *,
+        cache_bytes: int = 100 << 30,
+        needs_conditional_writes: bool = True,
+    ) -> None:
+        """Put a store below a prefix.
+
+        Args:
+            bucket: Where.
+            prefix: Without slashes at its ends; may be empty.
+            cache: A folder of this machine for what was read or is being written.
+            cache_bytes: Beyond this the cache lets go of what was not used for longest.
+            needs_conditional_writes: Refuse a server that lets two writers win; otherwise the
+                catalog's row alone decides.
+        """
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._cache = cache
+        self._cache_bytes = cache_bytes
+        self._needs_conditional_writes = needs_conditional_writes
+        self._is_ready = False
+        self._lock = Lock()
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self._bucket.name}/{self._prefix}".rstrip("/")
+
+    def prepare(self) -> None:
+        """Try the cache, the bucket, the credentials and conditional writes; once a process.
+
+        Raises:
+            ConfigError: One of them does not do.
+            TransientError: The server does not answer.
+        """
+        with self._lock:
+            if self._is_ready:
+                return
+            self._cache.prepare()
+            if not self._bucket.exists():
+                raise ConfigError(
+                    f"{self._bucket.where} refuses: there is no such bucket; make it, or check "
+                    "INTERLOOM_STORE_ROOT"
+                )
+            self._probe()
+            self._is_ready = True
+
+    @contextmanager
+    def draft(self, kind: ArtifactKind) -> Iterator[ArtifactDraft]:
+        """Begin an artifact in the cache's folder; leaving without commit removes it."""
+        self.prepare()
+        with self._cache.staging() as folder:
+
+            def keep(manifest: Manifest, files: Mapping[Path, Shard]) -> None:
+                with ThreadPoolExecutor(_NUM_THREADS) as pool:
+                    list(pool.map(self._keep_object, files, files.values()))
+                self._keep_artifact(manifest)
+                for file, shard in files.items():
+                    self._cache.keep_object(file, shard)
+                self._trim()
+
+            yield StagedDraft(kind, folder, keep)
+
+    def manifest(self, ref: ArtifactRef) -> Manifest:
+        """The manifest behind ``ref``, its bytes checked against the id."""
+        key = manifest_key(ref)
+        data = self._bucket.read(self._prefix + key)
+        if data is None:
+            raise MissingError(
+                f"the store at {self.url} does not hold {ref}; "
+                "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
+            )
+        return checked_manifest(data, ref, f"{self.url}/{key}")
+
+    def local_path(self, shard: Shard) -> Path:
+        """The shard's file in the cache; fetched and checked if it is not there."""
+        with suppress(MissingError, DataError):
+            path = self._cache.local_path(shard)
+            os.utime(path)  # the cache lets go of what was not used for longest
+            return path
+        with self._cache.staging() as folder:
+            target = folder / "shard"
+            raise_first(shard.path, self._fetch(shard, target))
+            self._cache.keep_object(target, shard)
+        self._trim()
+        return self._cache.local_path(shard)
+
+    def open_shard(self, shard: Shard) -> AbstractContextManager[BinaryIO]:
+        """Stream a shard from its file in the cache."""
+        return self.local_path(shard).open("rb")
+
+    def verify(self, ref: ArtifactRef, *, every_byte: bool) -> None:
+        """Check what the bucket holds: sizes of all objects, bytes of all or a sample of them."""
+        for damage in self._find(self.manifest(ref), every_byte=every_byte):
+            raise_first(damage.path, damage)
+
+    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:
+        """All that is missing or damaged in the bucket, whatever the cache has."""
+        found = self._find(manifest, every_byte=every_byte)
+        return sorted(found, key=lambda damage: damage.path)
+
+    def holds(self, ref: ArtifactRef) -> bool:
+        """Whether the artifact was committed; says nothing of its shards' bytes."""
+        return self._bucket.head(self._prefix + manifest_key(ref)) is not None
+
+    def admit(
+        self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
+    ) -> Sequence[Damage]:
+        """Write what is missing or damaged, then the tree, then the manifest."""
+        self.prepare()
+        found = self.damages(manifest, every_byte=every_byte)
+        for damage in found:
+            if damage.path != TREE:
+                shard = manifest.shard(damage.path)
+                self._keep_object(fetch(shard), shard)
+        self._keep_artifact(manifest)
+        return found
+
+    def objects(self) -> Iterator[StoredObject]:
+        """Manifests, trees and shards."""
+        for below in ("files/md5/", "manifests/"):
+            for found in self._bucket.list(self._prefix + below):
+                key = found.key.removeprefix(self._prefix)
+                yield StoredObject(key, found.num_bytes, found.age_s)
+
+    def remove(self, key: str, *, grace_s: float) -> bool:
+        """Remove an object that has not been written lately."""
+        found = self._bucket.head(self._prefix + key)
+        if found is None or found.age_s < grace_s:
+            return False
+        self._bucket.remove(self._prefix + key)
+        return True
+
+    def sweep(self, *, grace_s: float) -> int:
+        """Remove what killed drafts left on this machine."""
+        return self._cache.sweep(grace_s=grace_s)
+
+    def _keep_object(self, source: Path, shard: Shard) -> None:
+        """Write a shard, unless the same bytes were written there lately."""
+        key = self._prefix + object_key(shard.md5)
+        found = self._bucket.head(key)
+        if found is not None:
+            if found.age_s < _FRESH_S and self._damage(shard, every_byte=True) is None:
+                return
+            self._set_aside(key, found, shard)
+        self._bucket.write_file(key, source, md5=shard.md5, num_bytes=shard.num_bytes)
+
+    def _keep_artifact(self, manifest: Manifest) -> None:
+        """Write the tree and then, unless it is there, the manifest."""
+        tree, data = tree_md5(manifest.shards), tree_json(manifest.shards)
+        self._bucket.write(self._prefix + object_key(tree), data)
+        key, data = self._prefix + manifest_key(manifest.ref), manifest.to_json()
+        if not self._needs_conditional_writes:
+            self._bucket.write(key, data)
+            return
+        if not self._bucket.write_new(key, data) and self._bucket.read(key) != data:
+            self._bucket.copy(key, f"{self._prefix}quarantine/{key.rpartition('/')[2]}")
+            self._bucket.write(key, data)
+
+    def _set_aside(self, key: str, found: Head, shard: Shard) -> None:
+        """Keep a copy of an object that looks wrong before it is written anew."""
+        is_plain = "-" not in found.etag
+        if found.num_bytes != shard.num_bytes or (is_plain and found.etag != shard.md5):
+            self._bucket.copy(key, f"{self._prefix}quarantine/{shard.md5}-{found.etag}")
+
+    def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
+        """Damages as they are found, the tree's first."""
+        key = object_key(tree_md5(manifest.shards))
+        tree = self._bucket.read(self._prefix + key)
+        if tree is None:
+            yield Damage(TREE, f"{self.url}/{key}", "does not exist", is_missing=True)
+        elif tree != tree_json(manifest.shards):
+            fault = "has other bytes than the tree"
+            yield Damage(TREE, f"{self.url}/{key}", fault, is_missing=False)
+        hashed = frozenset(sampled(manifest.shards, every_byte=every_byte, num_bytes=_SAMPLE_BYTES))
+        ordered = shards_by_digest(manifest.shards)
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            found = pool.map(lambda s: self._damage(s, every_byte=s.path in hashed), ordered)
+            yield from (damage for damage in found if damage is not None)
+
+    def _damage(self, shard: Shard, *, every_byte: bool) -> Damage | None:
+        """What is wrong with a shard's object, if anything."""
+        if every_byte:
+            return self._fetch(shard, None)
+        found = self._bucket.head(self._prefix + object_key(shard.md5))
+        return self._sized(shard, None if found is None else found.num_bytes)
+
+    def _fetch(self, shard: Shard, target: Path | None) -> Damage | None:
+        """Read an object and hash it, into a file or into nothing; what is wrong with it, if so.
+
+        Bytes that are wrong are fetched again: it may have been the way, not the store.
+        """
+        key = object_key(shard.md5)
+        for _ in range(_NUM_TRIES):
+            with Path(target or os.devnull).open("wb") as file:
+                digests = Digests()
+
+                def take(block: bytes, digests: Digests = digests, file: BinaryIO = file) -> None:
+                    digests.update(block)
+                    file.write(block)
+
+                found = self._bucket.stream(self._prefix + key, take, shard.num_bytes)
+            if damage := self._sized(shard, found):
+                return damage
+            if digests.sha256 == shard.sha256:
+                return None
+        fault = f"has sha256 {digests.sha256}, expected {shard.sha256}"
+        return Damage(shard.path, f"{self.url}/{key}", fault, is_missing=False)
+
+    def _sized(self, shard: Shard, num_bytes: int | None) -> Damage | None:
+        address = f"{self.url}/{object_key(shard.md5)}"
+        if num_bytes is None:
+            return Damage(shard.path, address, "does not exist", is_missing=True)
+        if num_bytes != shard.num_bytes:
+            fault = f"has {num_bytes} bytes, expected {shard.num_bytes}"
+            return Damage(shard.path, address, fault, is_missing=False)
+        return None
+
+    def _probe(self) -> None:
+        """Race for a new object: one writer must win.
+
+        Raises:
+            ConfigError: None did, or several.
+        """
+        if not self._needs_conditional_writes:
+            return
+        # This one stays, so that the prefix is never emptied and made again.
+        self._bucket.write(f"{self._prefix}probes/keep", b"interloom")
+        key = f"{self._prefix}probes/{uuid4().hex}"
+        with ThreadPoolExecutor(_NUM_RACERS) as pool:
+            racers = [b"%d" % number for number in range(_NUM_RACERS)]
+            num_winners = sum(pool.map(lambda data: self._bucket.write_new(key, data), racers))
+        self._bucket.remove(key)
+        if num_winners > 1:
+            raise ConfigError(
+                f"{self._bucket.where} does not keep conditional writes: of {_NUM_RACERS} writers "
+                f"of one new object {num_winners} were told that they were first; use another "
+                "server, or set INTERLOOM_S3_CONDITIONAL_WRITES=false to let the catalog decide"
+            )
+
+    def _trim(self) -> None:
+        """Let the cache go of what was not used for longest, until it is small enough."""
+        found = []
+        for kept in self._cache.objects():
+            path = self._cache.root / kept.key
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime, kept.num_bytes, path))
+        surplus = sum(num_bytes for _, num_bytes, _ in found) - self._cache_bytes
+        for used, num_bytes, path in sorted(found):
+            if surplus <= 0 or time.time() - used < _UNTOUCHED_S:
+                return
+            path.unlink(missing_ok=True)
+            surplus -= num_bytes
