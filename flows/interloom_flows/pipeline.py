@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from interloom.config.base import Frozen
 from interloom.config.recipe import Recipe
-from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.stages.build_dialogues import BuildDialoguesRequest
 from interloom.stages.evaluate import EvaluateRequest
@@ -105,15 +103,6 @@ def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ..
         needed.add(name)
         open_names.extend(steps[name].after)
     return tuple(step for step in steps.values() if step.stage in needed)
-
-
-def train_config(request: StageRequest) -> TrainConfig | None:
-    """How the stage trains; None for a stage that trains nothing."""
-    config = getattr(request, "config", None)
-    if not isinstance(config, Frozen):
-        return None
-    values = (getattr(config, name) for name in type(config).model_fields)
-    return next((value for value in values if isinstance(value, TrainConfig)), None)
 
 
 def _data_steps(recipe: Recipe) -> list[Step]:

@@ -25,7 +25,8 @@ from interloom.config.settings import load_settings
 from interloom.core.errors import ConfigError, TransientError
 from interloom.core.ids import new_run_id
 from interloom.ports.progress import NoProgress, Progress
-from interloom.stages.contract import StageCall, StageContract, StageOutcome, execute_stage, sweep
+from interloom.stages.contract import StageCall, StageContract, StageOutcome, execute_stage
+from interloom.stages.sweeping import reconcile, sweep
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
@@ -36,6 +37,7 @@ from interloom_flows.recording import (
     PRETRAINING,
     pipeline_run,
 )
+from interloom_flows.reporting import describe_lost
 from interloom_flows.results import result_metrics
 
 _MAX_WORKERS = 16
@@ -122,11 +124,27 @@ def nightly_evaluation(parameters: PipelineParameters) -> str:
 
 @flow(name="sweeper", persist_result=False)
 def sweeper() -> int:
-    """Remove workspaces that nobody uses; gives how many there were."""
+    """End what the dead left: workspaces, drafts, leases, runs; gives the number of folders."""
     with _called() as caller:
-        removed = sweep(caller.services.contract, grace_s=caller.services.settings.staging_grace_s)
-    get_run_logger().info("removed %d folders", removed)
-    return removed
+        swept = sweep(caller.services.contract, grace_s=caller.services.settings.staging_grace_s)
+    get_run_logger().info(
+        "removed %d folders, ended %d runs and %d leases", swept.folders, swept.runs, swept.leases
+    )
+    return swept.folders
+
+
+@flow(name="reconciler", persist_result=False)
+def reconciler(*, every_byte: bool = False) -> int:
+    """Compare what is published with the store; gives the number of artifacts that are not whole.
+
+    Each is named in the log, with the versions and models that hang on it.
+    """
+    num_lost = 0
+    with _called() as caller:
+        for lost in reconcile(caller.services.contract, every_byte=every_byte):
+            num_lost += 1
+            get_run_logger().error("%s", describe_lost(lost))
+    return num_lost
 
 
 def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
@@ -135,7 +153,7 @@ def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
     with _called() as caller:
         services = caller.services
         sweep(services.contract, grace_s=services.settings.staging_grace_s)
-        with pipeline_run(services.catalog, recipe, job) as run_id:
+        with pipeline_run(services.contract, recipe, job) as run_id:
             schedule = _Schedule(services, recipe, run_id, caller.listener)
             corpora = named_corpora(services.catalog, recipe)
             _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))

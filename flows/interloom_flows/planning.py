@@ -22,8 +22,8 @@ from interloom.stages.contract import (
     stage_key,
     why_not,
 )
-from interloom.stages.result import StageResult
-from interloom_flows.pipeline import Inputs, Step, train_config
+from interloom.stages.result import StageResult, train_config
+from interloom_flows.pipeline import Inputs, Step
 
 _LONGEST_VALUE = 40
 

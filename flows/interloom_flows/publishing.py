@@ -8,7 +8,8 @@ from interloom.config.corpora import TakeIn
 from interloom.core.artifacts import canonical_json
 from interloom.core.ids import new_run_id
 from interloom.corpora.intake import IngestOutcome
-from interloom.ports.catalog import DatasetVersion, RunStart, RunState
+from interloom.ports.catalog import DatasetVersion, RunStart
+from interloom.stages.leasing import held_run
 
 
 def publish_corpus(
@@ -27,24 +28,17 @@ def publish_corpus(
         path: Where it comes from; recorded with the run.
         make: Reads it into the store.
     """
-    catalog, run_id = services.catalog, new_run_id()
     request = {"path": str(path), "options": options.model_dump(mode="json")}
-    catalog.start_run(
-        RunStart(
-            run_id, f"ingest_{kind}", options.name, request_json=canonical_json(request).decode()
-        )
+    start = RunStart(
+        new_run_id(),
+        f"ingest_{kind}",
+        options.name,
+        request_json=canonical_json(request).decode(),
     )
-    try:
+    with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
         outcome = make()
-        version = catalog.publish_dataset(
-            options.name, services.store.manifest(outcome.corpus), run_id
-        )
+        corpus = services.store.manifest(outcome.corpus)
+        version = services.catalog.publish_dataset(options.name, corpus, run_id)
         report = services.store.manifest(outcome.report)
-        catalog.publish_dataset(f"{options.name}.report", report, run_id)
-    except BaseException as error:
-        is_expected = isinstance(error, Exception)
-        state = RunState.FAILED if is_expected else RunState.ABORTED
-        catalog.end_run(run_id, state, str(error) or type(error).__name__)
-        raise
-    catalog.end_run(run_id, RunState.COMPLETE)
+        services.catalog.publish_dataset(f"{options.name}.report", report, run_id)
     return outcome, version

@@ -20,8 +20,8 @@ from interloom.stages.contract import (
     execute_stage,
     lookup,
     stage_key,
-    sweep,
 )
+from interloom.stages.sweeping import sweep
 from interloom.testing.launcher import InlineLauncher
 from interloom.testing.probe import PROGRAM, REGISTRY, ProbeRequest
 

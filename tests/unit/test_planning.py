@@ -56,7 +56,7 @@ def plan(contract: StageContract, wanted: Recipe) -> Plan:
 
 def run(contract: StageContract, wanted: Recipe) -> str:
     inputs = Inputs()
-    with pipeline_run(contract.catalog, wanted) as run_id:
+    with pipeline_run(contract, wanted) as run_id:
         for step in pretraining_steps(wanted):
             call = stage_call(wanted, step, inputs, run_id)
             inputs = inputs.with_result(step.stage, execute_stage(contract, call).result)
@@ -232,7 +232,7 @@ def test_a_run_is_found_by_recipe_by_id_and_as_the_last(contract: StageContract)
 
 def test_a_run_that_lacks_what_is_needed_is_not_the_last(contract: StageContract) -> None:
     run_id = run(contract, recipe())
-    with pipeline_run(contract.catalog, recipe()):
+    with pipeline_run(contract, recipe()):
         pass
 
     assert find_run(contract.catalog, "last", ["chat_model"]).run_id == run_id
@@ -246,7 +246,7 @@ def test_without_a_complete_run_there_is_no_last(contract: StageContract) -> Non
 def test_a_failed_pipeline_ends_with_its_error(contract: StageContract) -> None:
     with (
         pytest.raises(ConfigError, match="no such thing"),
-        pipeline_run(contract.catalog, recipe()) as run_id,
+        pipeline_run(contract, recipe()) as run_id,
     ):
         raise ConfigError("no such thing")
 
@@ -262,4 +262,13 @@ def test_intervals_are_folded_into_their_number() -> None:
     assert [(n.name, n.value, n.low, n.high, n.num_items) for n in numbers] == [
         ("a/wer", 0.1, 0.05, 0.2, 40),
         ("b", 1.0, None, None, None),
+    ]
+
+
+def test_what_had_no_items_is_a_number_without_a_value() -> None:
+    numbers = fold_intervals({"cloze/S->S/n": 0.0, "a/accuracy": 0.5, "a/n": 2.0})
+
+    assert [(n.name, n.value, n.num_items) for n in numbers] == [
+        ("a/accuracy", 0.5, 2),
+        ("cloze/S->S", None, 0),
     ]

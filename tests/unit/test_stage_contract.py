@@ -20,10 +20,10 @@ from interloom.stages.contract import (
     execute_stage,
     lookup,
     stage_key,
-    sweep,
     why_not,
 )
 from interloom.stages.registry import STAGES, load_stage
+from interloom.stages.sweeping import sweep
 from interloom.testing import catalog as catalogs
 from interloom.testing.launcher import InlineLauncher
 from interloom.testing.probe import REGISTRY, Ending, ProbeRequest
@@ -215,8 +215,8 @@ def test_sweeping_spares_leased_and_young_workspaces(contract: StageContract) ->
         (contract.work_folder / name).mkdir(parents=True)
     assert contract.catalog.acquire("leased", "me", ttl_s=60) is not None
 
-    assert sweep(contract, grace_s=3600) == 0
-    assert sweep(contract, grace_s=0) == 1
+    assert sweep(contract, grace_s=3600).folders == 0
+    assert sweep(contract, grace_s=0).folders == 1
     assert [folder.name for folder in contract.work_folder.iterdir()] == ["leased"]
 
 

@@ -308,6 +308,13 @@ class Catalog(Governance, Protocol):
         """Give the lease back; nothing happens if it was lost."""
         ...
 
+    def expire_leases(self, *, ttl_s: float) -> int:
+        """Take leases from owners that were silent for so long; returns how many.
+
+        Leases of runs that have ended are forgotten; those of stages keep their fence.
+        """
+        ...
+
     def leased(self, *, ttl_s: float) -> frozenset[str]:
         """The stage keys whose owner's heartbeat is fresh."""
         ...
@@ -318,6 +325,8 @@ class Catalog(Governance, Protocol):
 
     def publish(self, lease: Lease, publication: Publication) -> None:
         """Make a stage's outputs visible and end its run, in one transaction.
+
+        Publishing the same run again changes nothing.
 
         Raises:
             LeaseLostError: The fence is no longer ours; nothing was written.
@@ -438,6 +447,10 @@ class Catalog(Governance, Protocol):
         Raises:
             MissingError: No artifact, or several, begin like this.
         """
+        ...
+
+    def artifacts(self, *, after: str = "", limit: int = 1000) -> Sequence[ArtifactRef]:
+        """Published artifacts in order of id, beginning behind ``after``."""
         ...
 
     def with_shard(self, sha256: str) -> Sequence[ArtifactRef]:

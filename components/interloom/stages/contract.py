@@ -9,10 +9,9 @@ way leaves nothing that can be seen.
 import hashlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,13 +25,16 @@ from interloom.core.errors import (
 )
 from interloom.core.ids import new_run_id
 from interloom.ports.catalog import Catalog, Lease, Publication, RunStart, RunState, StageHit, Usage
+from interloom.ports.gate import CheckResult
 from interloom.ports.launcher import JobReport, Launcher, StageJob
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
-from interloom.stages.closure import code_digest
+from interloom.stages.closure import closure, code_digest
+from interloom.stages.leasing import beating
 from interloom.stages.owner import is_dead, owner_of
+from interloom.stages.pricing import Prices
 from interloom.stages.registry import STAGES, StageDefinition, load_stage
-from interloom.stages.result import StageRequest, StageResult
+from interloom.stages.result import StageRequest, StageResult, train_config
 
 CONTRACT_VERSION = 1  # raise it when the runner itself changes what a stage computes
 
@@ -54,6 +56,9 @@ class StageContract:
         numeric_class: Image and device: equal requests give equal bytes within one of these.
         lease_ttl_s: After so long a silence a stage may be taken over.
         is_paranoid: Hash every byte of what is reused, not a sample.
+        prices: What runs cost.
+        publish_delays_s: Waits before publishing is tried again when the catalog goes away in the
+            middle of it, so that the work of hours is not lost to a restart.
         registry: Stage name to module.
     """
 
@@ -64,6 +69,8 @@ class StageContract:
     numeric_class: str = ""
     lease_ttl_s: float = 30.0
     is_paranoid: bool = False
+    prices: Prices = field(default_factory=Prices)
+    publish_delays_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
     registry: Mapping[str, str] = field(default_factory=lambda: STAGES)
 
 
@@ -78,7 +85,8 @@ class StageCall:
         parent_run_id: The pipeline's run.
         num_ranks: Processes that execute it together; part of the numeric class.
         threads_per_rank: Likewise.
-        run_id: Of this stage's run; fresh for every attempt.
+        is_fresh: Execute, even if there is a result to reuse; the new one replaces it.
+        run_id: Of this stage's run; a new one for every attempt.
     """
 
     stage: str
@@ -87,6 +95,7 @@ class StageCall:
     parent_run_id: str | None = None
     num_ranks: int = 1
     threads_per_rank: int = 2
+    is_fresh: bool = False
     run_id: str = field(default_factory=new_run_id)
 
 
@@ -181,12 +190,12 @@ def execute_stage(
     """
     key = stage_key(contract, call)
     shown = progress or NoProgress()
-    held = _hit_or_lease(contract, key, call.run_id, shown)
+    held = _hit_or_lease(contract, call, key, shown)
     if isinstance(held, StageHit):
         record_reuse(contract, call, held)
         result = read_result(contract, call.stage, held.result_json)
         return StageOutcome(key, call.run_id, is_hit=True, result=result, usage=Usage())
-    with _beating(contract, held):
+    with beating(contract.catalog, held, ttl_s=contract.lease_ttl_s):
         return _execute(contract, call, _run_start(contract, call, key), held, shown)
 
 
@@ -196,66 +205,81 @@ def record_reuse(contract: StageContract, call: StageCall, hit: StageHit) -> Non
     contract.catalog.record_hit(start, hit, call.request.inputs())
 
 
-def sweep(contract: StageContract, *, grace_s: float) -> int:
-    """Clean up after the dead: their workspaces and drafts are removed, their runs ended.
-
-    Args:
-        contract: The installation.
-        grace_s: What was touched after so many seconds ago is left alone.
-
-    Returns:
-        How many folders were removed.
-    """
-    contract.catalog.close_dead_runs(ttl_s=contract.lease_ttl_s, grace_s=grace_s)
-    leased = contract.catalog.leased(ttl_s=contract.lease_ttl_s)
-    removed = contract.store.sweep(grace_s=grace_s)
-    for folder in contract.work_folder.glob("*"):
-        if folder.name not in leased and time.time() - _touched_s(folder) >= grace_s:
-            shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
-
-
-def _touched_s(folder: Path) -> float:
-    """When something in a folder was last written; now, if it changes while we look."""
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:
-        return time.time()
-
-
 def _execute(
     contract: StageContract, call: StageCall, start: RunStart, lease: Lease, progress: Progress
 ) -> StageOutcome:
     """Run the stage under a held lease, and publish."""
     catalog = contract.catalog
     folder = contract.work_folder / lease.stage_key
+    checks: tuple[CheckResult, ...] = ()
     catalog.start_run(start)
     try:
         _check_inputs(contract, call)
         report = _launch(contract, call, folder, progress)
         result = read_result(contract, call.stage, report.result_json)
-        manifests = _audit(contract, call, result)
-        usage = Usage(report.wall_s, report.cpu_s, report.peak_rss_bytes)
-        publication = Publication(
-            run_id=call.run_id,
-            result_json=canonical_json(result.model_dump(mode="json")).decode(),
-            inputs=call.request.inputs(),
-            outputs=result.outputs(),
-            manifests=manifests,
-            metrics=result.metrics,
-            checks=result.checks,
-            usage=usage,
-        )
-        catalog.publish(lease, publication)
+        checks = result.checks
+        publication = _publication(contract, call, report, result)
+        _publish(contract, lease, publication)
     except InterloomError as error:
-        catalog.end_run(call.run_id, RunState.FAILED, str(error))
+        with suppress(TransientError):  # a catalog that is away must not hide why
+            catalog.end_run(call.run_id, RunState.FAILED, str(error), checks=checks)
         raise
     except BaseException as error:
-        catalog.end_run(call.run_id, RunState.ABORTED, f"{type(error).__name__}: {error}")
+        with suppress(TransientError):
+            why = f"{type(error).__name__}: {error}"
+            catalog.end_run(call.run_id, RunState.ABORTED, why, checks=checks)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+    usage = publication.usage
     return StageOutcome(lease.stage_key, call.run_id, is_hit=False, result=result, usage=usage)
+
+
+def _publication(
+    contract: StageContract, call: StageCall, report: JobReport, result: StageResult
+) -> Publication:
+    """All that becomes visible, once every check holds."""
+    manifests = _audit(contract, call, result)
+    outputs = result.outputs()
+    train = train_config(call.request)
+    weights = [ref for ref in outputs.values() if ref.kind.is_model]
+    return Publication(
+        run_id=call.run_id,
+        result_json=canonical_json(result.model_dump(mode="json")).decode(),
+        inputs=call.request.inputs(),
+        outputs=outputs,
+        manifests=manifests,
+        metrics=result.metrics,
+        checks=result.checks,
+        usage=contract.prices.usage(report, num_gpus=_num_gpus(contract, call)),
+        mixture=result.mixture(),
+        checkpoints={train.num_steps: weights[0]} if train is not None and weights else {},
+    )
+
+
+def _publish(contract: StageContract, lease: Lease, publication: Publication) -> None:
+    """Publish; while the catalog is away, try again for a while.
+
+    Whether a transaction came through cannot be known when the connection broke in it; publishing
+    a run twice changes nothing.
+    """
+    for delay_s in contract.publish_delays_s:
+        try:
+            contract.catalog.publish(lease, publication)
+        except LeaseLostError:
+            raise
+        except TransientError:
+            time.sleep(delay_s)
+        else:
+            return
+    contract.catalog.publish(lease, publication)
+
+
+def _num_gpus(contract: StageContract, call: StageCall) -> int:
+    """One for each rank, if the stage computes with torch and the device is a GPU."""
+    if not contract.numeric_class.endswith("|cuda"):
+        return 0
+    uses_torch = "torch" in closure(load_stage(call.stage, contract.registry).module).external
+    return call.num_ranks if uses_torch else 0
 
 
 def _launch(
@@ -280,16 +304,19 @@ def _run_start(contract: StageContract, call: StageCall, key: str) -> RunStart:
         stage_key=key,
         request_json=canonical_json(call.request.model_dump(mode="json")).decode(),
         code_digest=_code_digest(load_stage(call.stage, contract.registry)),
+        numeric_class=contract.numeric_class,
+        num_ranks=call.num_ranks,
+        threads_per_rank=call.threads_per_rank,
     )
 
 
 def _hit_or_lease(
-    contract: StageContract, key: str, run_id: str, progress: Progress
+    contract: StageContract, call: StageCall, key: str, progress: Progress
 ) -> StageHit | Lease:
     """A result to reuse, at once or after waiting for its maker; or the right to make it."""
-    owner = owner_of(run_id)
+    owner = owner_of(call.run_id)
     while True:
-        if (hit := lookup(contract, key)) is not None:
+        if not call.is_fresh and (hit := lookup(contract, key)) is not None:
             return hit
         holder = contract.catalog.lease_owner(key)
         dead = holder if holder is not None and is_dead(holder) else None
@@ -298,34 +325,12 @@ def _hit_or_lease(
             break
         progress.update(0, None, "waiting for another run of the same stage")
         time.sleep(min(1.0, contract.lease_ttl_s / 10))
+    if call.is_fresh:
+        return lease
     if (hit := lookup(contract, key)) is not None:  # published between the look and the lease
         contract.catalog.release(lease)
         return hit
     return lease
-
-
-@contextmanager
-def _beating(contract: StageContract, lease: Lease) -> Iterator[None]:
-    """Renew the lease from a thread, and release it on leaving."""
-    is_over = threading.Event()
-
-    def beat() -> None:
-        while not is_over.wait(contract.lease_ttl_s / 4):
-            try:
-                contract.catalog.renew(lease)
-            except LeaseLostError:
-                return  # publishing will refuse
-            except TransientError:
-                continue  # the database is away: the next beat may come through in time
-
-    thread = threading.Thread(target=beat, name=f"lease-{lease.stage_key[:10]}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-        contract.catalog.release(lease)
 
 
 def _check_inputs(contract: StageContract, call: StageCall) -> None:

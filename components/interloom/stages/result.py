@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from interloom.config.base import Frozen
+from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactRef
-from interloom.ports.catalog import Metric
+from interloom.ports.catalog import Metric, MixtureComponent
 from interloom.ports.gate import CheckResult
 
 
@@ -29,6 +30,10 @@ class StageResult(Frozen):
         """The artifacts that were written, by the name of their field."""
         return _refs(self)
 
+    def mixture(self) -> tuple[MixtureComponent, ...]:
+        """What was mixed, for a stage that mixes."""
+        return ()
+
     def metric(self, name: str) -> float:
         """The result metric of this name.
 
@@ -39,6 +44,15 @@ class StageResult(Frozen):
             if metric.name == name and metric.step is None:
                 return metric.value
         raise KeyError(name)
+
+
+def train_config(request: StageRequest) -> TrainConfig | None:
+    """How the stage trains; None for a stage that trains nothing."""
+    config = getattr(request, "config", None)
+    if not isinstance(config, Frozen):
+        return None
+    values = (getattr(config, name) for name in type(config).model_fields)
+    return next((value for value in values if isinstance(value, TrainConfig)), None)
 
 
 def _refs(model: Frozen) -> dict[str, ArtifactRef]:

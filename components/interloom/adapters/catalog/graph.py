@@ -30,6 +30,17 @@ class Graph(Room):
             raise MissingError(f"{found} with {artifact_id!r}; list them with: interloom data list")
         return ref_of(rows[0])
 
+    def artifacts(self, *, after: str = "", limit: int = 1000) -> Sequence[ArtifactRef]:
+        """Published artifacts in order of id, beginning behind ``after``."""
+        wanted = (
+            select(t.artifact.c.kind, t.artifact.c.id)
+            .where(t.artifact.c.id > after)
+            .order_by(t.artifact.c.id)
+            .limit(limit)
+        )
+        with self._database.transaction(writes=False) as connection:
+            return [ref_of(row) for row in connection.execute(wanted).mappings()]
+
     def with_shard(self, sha256: str) -> Sequence[ArtifactRef]:
         """The artifacts that hold a shard with these bytes."""
         holders = select(t.shard.c.artifact_id).where(t.shard.c.sha256 == sha256)

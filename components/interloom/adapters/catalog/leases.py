@@ -59,6 +59,25 @@ class Leases(Room):
                 .values(owner="")
             )
 
+    def expire_leases(self, *, ttl_s: float) -> int:
+        """Take leases from silent owners; forget those of runs that have ended."""
+        run_has_ended = select(t.run.c.id).where(
+            t.run.c.id == t.lease.c.stage_key, t.run.c.ended_at.is_not(None)
+        )
+        with self._database.transaction() as connection:
+            silent = connection.execute(
+                sa.update(t.lease)
+                .where(
+                    t.lease.c.owner != "",
+                    t.lease.c.heartbeat_s < database_now_s(connection) - ttl_s,
+                )
+                .values(owner="")
+            )
+            connection.execute(
+                sa.delete(t.lease).where(t.lease.c.owner == "", run_has_ended.exists())
+            )
+        return silent.rowcount
+
     def leased(self, *, ttl_s: float) -> frozenset[str]:
         """The stage keys whose owner's heartbeat is fresh."""
         with self._database.transaction(writes=False) as connection:

@@ -50,6 +50,8 @@ class Publishing(Room):
         """Make everything visible in one transaction, if the lease is still ours."""
         run_id, now = publication.run_id, now_text()
         with self._database.transaction() as connection:
+            if _is_published(connection, lease.stage_key, run_id):
+                return  # an earlier call came through, though its answer was lost
             hold(connection, lease)
             for manifest in publication.manifests:
                 _insert_artifact(connection, manifest, run_id, now)
@@ -92,6 +94,11 @@ class Publishing(Room):
                 versions().where(is_named(name), t.dataset_version.c.artifact_id == manifest.ref.id)
             )
             return dataset_version(connection, rows.mappings().one())
+
+
+def _is_published(connection: Connection, stage_key: str, run_id: str) -> bool:
+    made_by = select(t.stage_result.c.run_id).where(t.stage_result.c.stage_key == stage_key)
+    return connection.execute(made_by).scalar() == run_id
 
 
 def _insert_artifact(connection: Connection, manifest: Manifest, run_id: str, now: str) -> None:
