@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.local_launcher import LocalLauncher
+from interloom.adapters.stores import open_store_at
 from interloom.config.settings import Settings
 from interloom.ports.catalog import Catalog
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.gate import QualityGate
 from interloom.ports.launcher import Launcher
+from interloom.ports.store import ArtifactStore
 from interloom.stages.contract import StageContract
 
 
@@ -17,7 +18,7 @@ class Services:
     """Everything that a flow, a page or a command needs of the world."""
 
     settings: Settings
-    store: FolderStore
+    store: ArtifactStore
     catalog: Catalog
     launcher: Launcher
     contract: StageContract
@@ -38,7 +39,7 @@ def connect(settings: Settings) -> Services:
 
     store = open_store(settings)
     catalog = SqlCatalog.connect(settings.catalog_url)
-    launcher = LocalLauncher(store_root=settings.store_folder, device=settings.device_kind)
+    launcher = _launcher(settings)
     contract = StageContract(
         store=store,
         catalog=catalog,
@@ -51,9 +52,29 @@ def connect(settings: Settings) -> Services:
     return Services(settings, store, catalog, launcher, contract)
 
 
-def open_store(settings: Settings) -> FolderStore:
-    """The artifact store alone: all that a stage's process needs."""
-    return FolderStore(settings.store_folder)
+def _launcher(settings: Settings) -> Launcher:
+    """Processes of this machine, or jobs of a cluster.
+
+    Raises:
+        ConfigError: The cluster's profile or its address is not there.
+        MissingError: The cluster's client is not installed.
+    """
+    if settings.launcher == "local":
+        return LocalLauncher(store_url=settings.store_url, device=settings.device_kind)
+    from interloom.adapters.cluster.opening import open_cluster_launcher  # needs its client
+
+    return open_cluster_launcher(settings.launcher, settings.cluster_profile)
+
+
+def open_store(settings: Settings, url: str | None = None) -> ArtifactStore:
+    """The artifact store alone, all that a stage's process needs; or another one at ``url``.
+
+    Raises:
+        ConfigError: Its URL or its settings are wrong.
+    """
+    return open_store_at(
+        url or settings.store_url, settings.s3, cache_folder=settings.store_cache_folder
+    )
 
 
 def engine_builder() -> EngineBuilder:

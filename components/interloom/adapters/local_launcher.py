@@ -1,39 +1,27 @@
 """Stages as processes of this machine: plain Python, or torchrun for several ranks."""
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Literal
 
+from interloom.adapters.stage_files import LOG, forward, prepare, stage_environment, stage_error
 from interloom.config.settings import child_environment
-from interloom.core.errors import (
-    ConfigError,
-    CrashError,
-    DataError,
-    InterloomError,
-    MissingError,
-    TransientError,
-)
+from interloom.core.errors import TransientError
 from interloom.ports.launcher import JobReport, StageJob
 from interloom.ports.progress import Progress
 
 _POLL_S = 0.1
 _GRACE_S = 10.0  # between asking a stage to end and ending it
 _BUSY_S = 30.0  # how long the last process of a workspace may take to notice that it is orphaned
-_LOG_LINES = 12
-_ERRORS: Mapping[str, type[InterloomError]] = {
-    cls.__name__: cls for cls in (ConfigError, DataError, MissingError, TransientError, CrashError)
-}
 
 
 class LocalLauncher:
@@ -62,18 +50,20 @@ class LocalLauncher:
         self._program = tuple(program)
         self._is_stopped = threading.Event()
 
-    def stop(self) -> None:
+    def stop(self, *, leaves_jobs: bool = False) -> None:  # noqa: ARG002 - processes end with us
         """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt."""
         self._is_stopped.set()
+
+    def reconcile(self, held: Collection[str], *, grace_s: float) -> int:  # noqa: ARG002
+        """Nothing outlives its launcher here."""
+        return 0
 
     def run(self, job: StageJob, *, progress: Progress) -> JobReport:
         """Run the job in its folder, with its output in ``log.txt`` there."""
         job.folder.mkdir(parents=True, exist_ok=True)
         _wait_until_free(job.folder)
-        for name in ("result.json", "error.json", "progress.jsonl"):
-            (job.folder / name).unlink(missing_ok=True)
-        (job.folder / "request.json").write_text(job.request_json)
-        with _owner_lock(job.folder) as lock, (job.folder / "log.txt").open("ab") as log:
+        prepare(job)
+        with _owner_lock(job.folder) as lock, (job.folder / LOG).open("ab") as log:
             started_s = time.monotonic()
             process = subprocess.Popen(
                 self._command(job, lock),
@@ -86,7 +76,7 @@ class LocalLauncher:
             cpu_s, peak_rss_bytes = _follow(process, job.folder, progress, self._is_stopped)
             wall_s = time.monotonic() - started_s
         if process.returncode != 0:
-            raise _error(process.returncode, job)
+            raise stage_error(process.returncode, job)
         result_json = (job.folder / "result.json").read_text()
         return JobReport(result_json, wall_s, cpu_s, peak_rss_bytes)
 
@@ -107,20 +97,9 @@ class LocalLauncher:
         ]
 
     def _environment(self, job: StageJob) -> dict[str, str]:
-        threads = str(job.threads_per_rank)
-        cpu_only = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         return child_environment(
-            {
-                "INTERLOOM_STORE_ROOT": str(self._store_root),
-                "OMP_NUM_THREADS": threads,
-                "MKL_NUM_THREADS": threads,
-                "OPENBLAS_NUM_THREADS": threads,
-                "PYTHONHASHSEED": "0",
-                "PYTHONUNBUFFERED": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-                "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-            }
-            | (cpu_only if self._device == "cpu" else {})
+            {"INTERLOOM_STORE_ROOT": str(self._store_root)}
+            | stage_environment(job.threads_per_rank, self._device)
         )
 
 
@@ -138,7 +117,7 @@ def _follow(
     try:
         while True:
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            offset = _forward(folder / "progress.jsonl", offset, progress)
+            offset = forward(folder / "progress.jsonl", offset, progress)
             if pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
@@ -159,20 +138,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _forward(path: Path, offset: int, progress: Progress) -> int:
-    """Pass on the last whole line behind ``offset``; returns where to go on."""
-    if not path.is_file() or path.stat().st_size == offset:
-        return offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read()
-    whole, newline, _ = data.rpartition(b"\n")
-    if newline:
-        last = json.loads(whole.rpartition(b"\n")[2])
-        progress.update(last["done"], last["total"], last["note"])
-    return offset + len(whole) + len(newline)
 
 
 @contextmanager
@@ -202,26 +167,3 @@ def _wait_until_free(folder: Path) -> None:
                 time.sleep(_POLL_S)
             else:
                 return
-
-
-def _error(exit_code: int, job: StageJob) -> InterloomError:
-    """What to raise for a job that failed: the stage's own error, with the end of its log."""
-    where = f"\n  the log {job.folder / 'log.txt'} ends:\n{_tail(job.folder / 'log.txt')}"
-    path = job.folder / "error.json"
-    if path.is_file():
-        body = json.loads(path.read_text())
-        cls = _ERRORS.get(body["class"], CrashError)
-        is_bug = cls is CrashError
-        return cls(f"stage {job.stage!r}: {body['message']}{where if is_bug else ''}")
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = "; was the machine out of memory?" if exit_code == -signal.SIGKILL else ""
-        return TransientError(f"stage {job.stage!r} was ended by {name}{hint}{where}")
-    if exit_code in {75, 143}:
-        return TransientError(f"stage {job.stage!r} was told to end{where}")
-    return CrashError(f"stage {job.stage!r} ended with exit code {exit_code}{where}")
-
-
-def _tail(log: Path) -> str:
-    with log.open(errors="replace") as file:
-        return "".join(f"    {line}" for line in deque(file, _LOG_LINES)).rstrip()

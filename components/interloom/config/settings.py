@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from interloom.config.s3 import S3Settings
 from interloom.core.errors import ConfigError
 
 _SECRET = (
@@ -26,12 +27,19 @@ _SECRET = (
 )
 
 
+def _text(value: object) -> object:
+    """A path as text."""
+    return str(value) if isinstance(value, Path) else value
+
+
 class Settings(BaseSettings):
     """The installation. Each field is the environment variable ``INTERLOOM_<FIELD>``.
 
     Attributes:
         home: Everything local: catalog, store, workspaces, Prefect's files.
-        store_root: The artifact store; below ``home`` by default.
+        store_root: The artifact store: a folder, by default below ``home``, or
+            ``s3://bucket/prefix``.
+        s3: How S3 is reached: ``INTERLOOM_S3_ENDPOINT`` and more, see ``config.s3``.
         database_url: SQLAlchemy URL of the catalog, ``postgresql+psycopg://...`` on a cluster; by
             default a SQLite file below ``home``.
         image_digest: Digest of the container image that runs the stages; part of every stage key.
@@ -42,13 +50,19 @@ class Settings(BaseSettings):
         paranoid: Hash every byte of what is reused, not a sample.
         num_threads: Processor threads that stages running side by side may use together.
         prefect_api_url: A Prefect server; by default one is started for the command.
+        work_root: Workspaces of running stages; below ``home`` by default, on a cluster a folder of
+            a volume that flow runs and stages share.
+        launcher: What executes stages: processes of this machine, plain jobs of a Kubernetes
+            cluster, or its train jobs.
+        cluster_profile: Pools and pod of that cluster; see ``config.cluster``.
         staging_grace_s: Drafts and workspaces without an owner are swept when they are so old.
     """
 
     model_config = SettingsConfigDict(env_prefix="INTERLOOM_", frozen=True, extra="ignore")
 
     home: Path = Path(".interloom")
-    store_root: Path | None = None
+    store_root: Annotated[str | None, BeforeValidator(_text)] = None
+    s3: S3Settings = Field(default_factory=S3Settings)
     database_url: SecretStr | None = None
     image_digest: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -58,16 +72,26 @@ class Settings(BaseSettings):
     num_threads: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     prefect_api_url: str | None = None
     staging_grace_s: NonNegativeInt = 3600
+    work_root: Path | None = None
+    launcher: Literal["local", "jobs", "trainjob"] = "local"
+    cluster_profile: Path | None = None
 
     @property
-    def store_folder(self) -> Path:
-        """The artifact store."""
-        return (self.store_root or self.home / "store").absolute()
+    def store_url(self) -> str:
+        """The artifact store: a folder's absolute path, or ``s3://bucket/prefix``."""
+        if self.store_root is None:
+            return str((self.home / "store").absolute())
+        return self.store_root if "://" in self.store_root else str(Path(self.store_root).absolute())
+
+    @property
+    def store_cache_folder(self) -> Path:
+        """What was read from S3."""
+        return (self.home / "cache").absolute()
 
     @property
     def work_folder(self) -> Path:
         """Workspaces of stages, one a stage key."""
-        return (self.home / "work").absolute()
+        return (self.work_root or self.home / "work").absolute()
 
     @property
     def catalog_url(self) -> str:
@@ -94,16 +118,20 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = f"INTERLOOM_{'_'.join(str(part) for part in first['loc'][:1]).upper()}"
+        prefix = "INTERLOOM_S3" if error.title == S3Settings.__name__ else "INTERLOOM"
+        name = f"{prefix}_{'_'.join(str(part) for part in first['loc'][:1]).upper()}"
         raise ConfigError(f"{name}: {first['msg']}, got {first['input']!r}") from error
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a stage's process: ours without secrets, and ``changes``."""
+    """The environment for a stage's process: ours without secrets, and ``changes``.
+
+    The credentials of the artifact store are kept: a stage reads and writes it.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not any(word in name.upper() for word in _SECRET)
+        if name.startswith("INTERLOOM_S3_") or not any(word in name.upper() for word in _SECRET)
     }
     return kept | dict(changes)
 
@@ -123,9 +151,11 @@ class RankSettings(BaseSettings):
     Attributes:
         rank: Its number among all; 0 without torchrun.
         omp_num_threads: Processor threads it may use.
+        interloom_rank_patience_s: After so long without a step, a rank hangs, and the stage ends.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     rank: NonNegativeInt = 0
     omp_num_threads: PositiveInt = 1
+    interloom_rank_patience_s: PositiveFloat = 600.0

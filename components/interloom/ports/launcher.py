@@ -1,5 +1,6 @@
 """How a stage is executed in processes of its own."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,8 @@ class StageJob:
     Attributes:
         stage: Its name, as ``python -m interloom.stages NAME REQUEST`` takes it.
         request_json: All that the result depends on.
-        folder: The stage's workspace; survives a kill, holds checkpoints and the log.
+        folder: The stage's workspace, named by its stage key; survives a kill, holds checkpoints
+            and the log.
         num_ranks: Processes that run it together; more than one goes through torchrun.
         threads_per_rank: Fixed by the recipe, since it is part of the numeric class.
     """
@@ -24,6 +26,11 @@ class StageJob:
     folder: Path
     num_ranks: int = 1
     threads_per_rank: int = 2
+
+    @property
+    def key(self) -> str:
+        """The stage key."""
+        return self.folder.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,22 @@ class Launcher(Protocol):
         """
         ...
 
-    def stop(self) -> None:
-        """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt."""
+    def stop(self, *, leaves_jobs: bool = False) -> None:
+        """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt.
+
+        Args:
+            leaves_jobs: This process goes, but another will take over: jobs on a cluster go on.
+        """
+        ...
+
+    def reconcile(self, held: Collection[str], *, grace_s: float) -> int:
+        """End the jobs that nobody waits for any more.
+
+        Args:
+            held: The stage keys whose lease is alive.
+            grace_s: A job that was made so few seconds ago is left alone.
+
+        Returns:
+            How many stages were ended.
+        """
         ...

@@ -10,12 +10,15 @@ import errno
 import fcntl
 import json
 import os
+import resource
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,8 +32,10 @@ from interloom.core.errors import (
     DataError,
     InterloomError,
     MissingError,
+    PreemptedError,
     TransientError,
 )
+from interloom.ports.progress import NoProgress
 from interloom.ports.workspace import Workspace
 from interloom.stages.closure import closure
 from interloom.stages.registry import STAGES, StageDefinition, load_stage
@@ -39,9 +44,11 @@ EXIT_CODES: Mapping[type[InterloomError], int] = {
     ConfigError: 64,
     DataError: 65,
     MissingError: 66,
+    PreemptedError: 143,
     TransientError: 75,
     CrashError: 1,
 }
+TOLD_TO_END = EXIT_CODES[PreemptedError]
 
 
 class FileProgress:
@@ -67,12 +74,17 @@ def main(arguments: Sequence[str], registry: Mapping[str, str] = STAGES) -> int:
     parser.add_argument("name", help=f"one of {', '.join(registry)}")
     parser.add_argument("request", type=Path, help="JSON file; its folder is the workspace")
     parser.add_argument("--owner-lock", type=Path, help="end when this file's lock is given up")
+    parser.add_argument("--on-cluster", action="store_true", help="end on SIGTERM; tell the usage")
     options = parser.parse_args(arguments)
     folder: Path = options.request.absolute().parent
     if options.owner_lock is not None:
         _end_with_owner(options.owner_lock)
+    if options.on_cluster:  # the first process of a container ignores what it does not handle
+        signal.signal(signal.SIGTERM, _end_at_once)
     try:
         _execute(options.name, options.request, folder, registry)
+        if options.on_cluster:
+            _tell_usage(folder)
     except Exception as error:  # noqa: BLE001 - the boundary of the process
         traceback.print_exc()
         return _report(error, folder)
@@ -92,19 +104,24 @@ def _execute(name: str, request: Path, folder: Path, registry: Mapping[str, str]
         fcntl.flock(busy, fcntl.LOCK_SH)  # told to whoever wants this workspace next
         rank = RankSettings()
         _settle_numerics(definition, rank)
-        result = definition.function(parsed, **_ports(definition, folder, rank.rank))
+        if rank.rank == 0:
+            sys.stderr.write(f"stage {name} begins\n")
+        result = definition.function(parsed, **_ports(definition, folder, rank))
         if rank.rank == 0:
             _write(folder / "result.json", canonical_json(result.model_dump(mode="json")))
 
 
-def _ports(definition: StageDefinition, folder: Path, rank: int) -> dict[str, Any]:
+def _ports(definition: StageDefinition, folder: Path, rank: RankSettings) -> dict[str, Any]:
     """Just those keyword ports that the stage's signature names."""
     available = {
         "store": lambda: open_store(load_settings()),
         "work": lambda: (
-            Workspace(folder, FileProgress(folder / "progress.jsonl"))
-            if rank == 0
-            else Workspace(folder)
+            Workspace(
+                folder,
+                FileProgress(folder / "progress.jsonl") if rank.rank == 0 else NoProgress(),
+                patience_s=rank.interloom_rank_patience_s,
+                give_up=lambda error: leave(_report(error, folder)),
+            )
         ),
         "engine": engine_builder,
         "gate": quality_gate,
@@ -140,6 +157,18 @@ def _report(error: Exception, folder: Path) -> int:
     if not (folder / "error.json").exists():
         _write(folder / "error.json", canonical_json(body))
     return EXIT_CODES[name]
+
+
+def _end_at_once(_signal: int, _frame: FrameType | None) -> None:
+    """Leave as told; a stage that has something to save puts a handler of its own in place."""
+    os._exit(TOLD_TO_END)
+
+
+def _tell_usage(folder: Path) -> None:
+    """Leave what this rank used where the launcher looks for it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    body = {"cpu_s": used.ru_utime + used.ru_stime, "peak_rss_bytes": used.ru_maxrss * 1024}
+    _write(folder / f"usage-{RankSettings().rank}.json", json.dumps(body).encode())
 
 
 def _write(path: Path, data: bytes) -> None:

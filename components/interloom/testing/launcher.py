@@ -1,6 +1,6 @@
 """A launcher that calls the stage in this process."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from interloom.core.artifacts import canonical_json
@@ -38,5 +38,9 @@ class InlineLauncher:
         result_json = canonical_json(result.model_dump(mode="json")).decode()
         return JobReport(result_json, wall_s=0.0, cpu_s=0.0, peak_rss_bytes=0)
 
-    def stop(self) -> None:
+    def stop(self, *, leaves_jobs: bool = False) -> None:
         """Nothing runs beside the caller."""
+
+    def reconcile(self, held: Collection[str], *, grace_s: float) -> int:  # noqa: ARG002
+        """Nothing outlives the caller."""
+        return 0

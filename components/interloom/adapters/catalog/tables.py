@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0002"  # the newest migration in migrations/versions
+HEAD = "0003"  # the newest migration in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -271,4 +271,14 @@ lease = Table(
     Column("owner", String(256), nullable=False),  # empty when it was given back
     Column("fence", Integer, nullable=False),
     Column("heartbeat_s", Float, nullable=False),  # of the database's clock
+)
+
+rendezvous = Table(  # where the ranks of one attempt of a stage are, on a cluster
+    "rendezvous",
+    metadata,
+    Column("meeting", String(64), primary_key=True),  # of one attempt, never used twice
+    Column("rank", Integer, primary_key=True),
+    Column("member", String(64), nullable=False),  # the pod that came first
+    Column("address", String(64), nullable=False),
+    Column("since_s", Float, nullable=False),
 )

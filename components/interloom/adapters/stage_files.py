@@ -1,0 +1,92 @@
+"""What a stage's process leaves in its workspace, as every launcher reads it."""
+
+import json
+import signal
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from interloom.core.errors import (
+    ConfigError,
+    CrashError,
+    DataError,
+    InterloomError,
+    MissingError,
+    TransientError,
+)
+from interloom.ports.launcher import StageJob
+from interloom.ports.progress import Progress
+
+LOG = "log.txt"
+_LOG_LINES = 12
+_ERRORS: Mapping[str, type[InterloomError]] = {
+    cls.__name__: cls for cls in (ConfigError, DataError, MissingError, TransientError, CrashError)
+}
+
+
+def prepare(job: StageJob) -> None:
+    """Remove what an earlier execution said, and write the request."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for path in (
+        *(job.folder / name for name in ("result.json", "error.json", "progress.jsonl")),
+        *job.folder.glob("usage-*.json"),
+    ):
+        path.unlink(missing_ok=True)
+    (job.folder / "request.json").write_text(job.request_json)
+
+
+def stage_environment(threads: int, device: Literal["cpu", "cuda"]) -> dict[str, str]:
+    """What fixes a stage's numerics: the same on every launcher."""
+    number = str(threads)
+    cpu_only = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return {
+        "OMP_NUM_THREADS": number,
+        "MKL_NUM_THREADS": number,
+        "OPENBLAS_NUM_THREADS": number,
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    } | (cpu_only if device == "cpu" else {})
+
+
+def forward(path: Path, offset: int, progress: Progress) -> int:
+    """Pass on the last whole line behind ``offset``; returns where to go on."""
+    if not path.is_file() or path.stat().st_size == offset:
+        return offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    whole, newline, _ = data.rpartition(b"\n")
+    if newline:
+        last = json.loads(whole.rpartition(b"\n")[2])
+        progress.update(last["done"], last["total"], last["note"])
+    return offset + len(whole) + len(newline)
+
+
+def stage_error(exit_code: int, job: StageJob) -> InterloomError:
+    """What to raise for a job that failed: the stage's own error, with the end of its log."""
+    log = job.folder / LOG
+    where = f"\n  the log {log} ends:\n{tail(log)}"
+    path = job.folder / "error.json"
+    if path.is_file():
+        body = json.loads(path.read_text())
+        cls = _ERRORS.get(body["class"], CrashError)
+        is_bug = cls is CrashError
+        return cls(f"stage {job.stage!r}: {body['message']}{where if is_bug else ''}")
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; was the machine out of memory?" if exit_code == -signal.SIGKILL else ""
+        return TransientError(f"stage {job.stage!r} was ended by {name}{hint}{where}")
+    if exit_code in {75, 143}:
+        return TransientError(f"stage {job.stage!r} was told to end{where}")
+    return CrashError(f"stage {job.stage!r} ended with exit code {exit_code}{where}")
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log, indented."""
+    if not log.is_file():
+        return "    (empty)"
+    with log.open(errors="replace") as file:
+        return "".join(f"    {line}" for line in deque(file, _LOG_LINES)).rstrip()

@@ -1,0 +1,117 @@
+"""What a cluster gives to stages: pools of nodes, a pod's shape, how long to wait for what.
+
+It is a JSON file that belongs to the installation, as ``infra/base/cluster-profile.json``; what a
+stage computes never depends on it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from interloom.config.base import Frozen
+from interloom.core.errors import ConfigError
+
+GPU = "nvidia.com/gpu"
+
+
+class PoolProfile(Frozen):
+    """One pool of nodes.
+
+    Attributes:
+        node_selector: Labels that its nodes carry.
+        tolerations: Of the taints that its nodes carry.
+        resources: Kubernetes' ``requests`` and ``limits`` of one rank.
+        priority_class: Who yields on a full node.
+        queue: Kueue's local queue, where the cluster has one.
+    """
+
+    node_selector: Mapping[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    resources: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    priority_class: str | None = None
+    queue: str | None = None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of one rank."""
+        return int(self.resources.get("limits", {}).get(GPU, "0"))
+
+
+class ClusterProfile(Frozen):
+    """The installation's cluster.
+
+    Attributes:
+        namespace: Where jobs are made.
+        pools: By name.
+        default_pool: For stages that ``stages`` does not name.
+        stages: Stage name to pool name.
+        python: What runs Python in the image.
+        pod: Kubernetes' pod template; its first container runs the stage. It mounts store and
+            workspaces at the paths that the flow has them.
+        rendezvous_env: Further environment of ranks that must find each other: the catalog's URL.
+        runtime: The cluster training runtime that train jobs refer to.
+        unschedulable_s: For so long a pod may find no node; give an autoscaler its time.
+        refused_s: For so long an image may fail to come, or a pod to be made.
+        away_s: For so long the API server may be silent.
+        kept_s: For so long a finished job is kept for people to look at.
+        max_preemptions: Attempts that the cluster itself may end, apart from the user's retries.
+        grace_s: Between SIGTERM and the end of a pod: time for a checkpoint.
+    """
+
+    namespace: str = "interloom"
+    pools: Mapping[str, PoolProfile]
+    default_pool: str
+    stages: Mapping[str, str] = Field(default_factory=dict)
+    python: tuple[str, ...] = ("python",)
+    pod: Mapping[str, Any]
+    rendezvous_env: tuple[Mapping[str, Any], ...] = ()
+    runtime: str = "interloom-deepspeed"
+    unschedulable_s: PositiveFloat = 20.0
+    refused_s: PositiveFloat = 10.0
+    away_s: PositiveFloat = 600.0
+    kept_s: NonNegativeInt = 3600
+    max_preemptions: NonNegativeInt = 100
+    grace_s: PositiveInt = 120
+
+    def pool_name(self, stage: str) -> str:
+        """Which pool runs a stage."""
+        return self.stages.get(stage, self.default_pool)
+
+    def pool(self, stage: str) -> PoolProfile:
+        """The pool that runs a stage.
+
+        Raises:
+            ConfigError: The profile has no pool of this name; lists those it has.
+        """
+        name = self.pool_name(stage)
+        if name not in self.pools:
+            raise ConfigError(
+                f"stage {stage!r} goes to pool {name!r}, which the cluster profile does not have; "
+                f"it has {', '.join(sorted(self.pools)) or 'none'}: add it, or name another"
+            )
+        return self.pools[name]
+
+
+def load_cluster_profile(path: Path | None) -> ClusterProfile:
+    """Read the profile.
+
+    Raises:
+        ConfigError: There is no such file, or a field is wrong; names it.
+    """
+    if path is None:
+        raise ConfigError(
+            "a launcher on a cluster needs the cluster's profile; set INTERLOOM_CLUSTER_PROFILE to "
+            "a file such as infra/base/cluster-profile.json"
+        )
+    try:
+        return ClusterProfile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"INTERLOOM_CLUSTER_PROFILE: {path} cannot be read: {error.strerror}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"cluster profile {path}: {where}: {first['msg']}") from error
