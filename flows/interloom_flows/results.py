@@ -20,10 +20,13 @@ _KEPT = (".wav", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A result; bounds of its interval and the number of items where it has them."""
+    """A result; bounds of its interval and the number of items where it has them.
+
+    What had no items to be measured on has no value.
+    """
 
     name: str
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
     num_items: int | None = None
@@ -57,7 +60,12 @@ def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
     The value of a share may stand under ``NAME/accuracy``.
     """
     names = [name for name in values if not name.endswith(_SUFFIXES)]
-    return tuple(_number(name, values) for name in names)
+    measured = {f"{name.removesuffix('/accuracy')}/n" for name in names}
+    return tuple(_number(name, values) for name in names) + tuple(
+        Number(name.removesuffix("/n"), None, num_items=0)
+        for name, value in values.items()
+        if name.endswith("/n") and value == 0 and name not in measured
+    )
 
 
 def find_run(catalog: Catalog, name: str, needed: Collection[str] = ()) -> RunRecord:

@@ -30,7 +30,10 @@ def test_wilsons_interval_is_the_published_one(
 
 
 def test_nothing_measured_says_nothing() -> None:
-    assert wilson(0, 0, 0.95).to_dict() == {"value": 0.0, "low": 0.0, "high": 1.0, "n": 0}
+    nothing = wilson(0, 0, 0.95)
+
+    assert nothing.to_dict() == {"n": 0}
+    assert nothing.to_metrics("chat/right") == (Metric("chat/right/n", 0.0),)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -12,7 +12,10 @@ from interloom.ports.catalog import Metric
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A measured value, its interval and how many items it rests on."""
+    """A measured value, its interval and how many items it rests on.
+
+    Without items there is no value to report, only their number.
+    """
 
     value: float
     low: float
@@ -21,10 +24,14 @@ class Estimate:
 
     def to_dict(self) -> dict[str, float | int]:
         """For ``report.json``."""
+        if not self.num_items:
+            return {"n": 0}
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.num_items}
 
     def to_metrics(self, name: str, *, value_suffix: str = "") -> tuple[Metric, ...]:
         """``NAME`` with the suffix, ``NAME/low``, ``NAME/high`` and ``NAME/n``."""
+        if not self.num_items:
+            return (Metric(f"{name}/n", 0.0),)
         return (
             Metric(f"{name}{value_suffix}", self.value),
             Metric(f"{name}/low", self.low),

@@ -177,7 +177,7 @@ def data_export(
             services.store.manifest(version.ref),
             version.name.replace("/", "-"),
             to,
-            remote=services.settings.store_folder,
+            remote=services.settings.store_url,
         )
     screen.out().print(f"{path}; fetch it: cd {to} && dvc pull", markup=False, soft_wrap=True)
 
@@ -205,7 +205,12 @@ def _show_run(summary: "RunSummary") -> None:
 
 
 def _values(summary: "RunSummary") -> dict[str, float]:
-    return {number.name: number.value for numbers in summary.numbers.values() for number in numbers}
+    return {
+        number.name: number.value
+        for numbers in summary.numbers.values()
+        for number in numbers
+        if number.value is not None
+    }
 
 
 def _number(value: float | None) -> str:

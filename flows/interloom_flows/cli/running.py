@@ -140,7 +140,8 @@ def _show_results(summary: "RunSummary") -> None:
         for number in numbers if stage == "evaluate" or "evaluate" not in summary.numbers else ():
             has_interval = number.low is not None and number.high is not None
             interval = f"{number.low:.3f} .. {number.high:.3f}" if has_interval else ""
-            shown.add_row(number.name, f"{number.value:.4g}", interval)
+            value = "no items" if number.value is None else f"{number.value:.4g}"
+            shown.add_row(number.name, value, interval)
     screen.out().print(shown)
 
 
