@@ -6,13 +6,11 @@ cluster's node must be this machine. INTERLOOM_TEST_IMAGE names an image with an
 
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,9 @@ NO_CLUSTER = "KUBECONFIG" not in environment()
 IMAGE = environment().get("INTERLOOM_TEST_IMAGE", "localhost/host:1")
 HOST = environment().get("INTERLOOM_TEST_HOST_ADDRESS", "10.244.0.1")  # this machine, from a pod
 
+PORT = 54329
+PASSWORD = "hidden-catalog-password"  # noqa: S105 - of a server of the test
+
 Json = dict[str, Any]
 
 
@@ -38,12 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.skipif(NO_CLUSTER, reason="KUBECONFIG names no cluster"))
-
-
-@pytest.fixture(autouse=True)
-def _own_handlers() -> Iterator[None]:
-    """Nothing to set up; the name keeps the fixtures below apart from those of other folders."""
-    yield
 
 
 def kubectl(*words: str, body: str | None = None, check: bool = True) -> str:
@@ -118,8 +113,7 @@ def pod_template(folder: Path, env: Mapping[str, str]) -> Json:
         "volumeMounts": [
             {"name": name, "mountPath": str(path), "readOnly": name != "site"}
             for name, path in paths.items()
-        ]
-        + [{"name": "tmp", "mountPath": "/tmp"}] * (not str(folder).startswith("/tmp/")),
+        ],
     }
     volumes: list[Json] = [
         {"name": name, "hostPath": {"path": str(path)}} for name, path in paths.items()
@@ -138,7 +132,7 @@ def site() -> Iterator[Site]:
     """A namespace of its own, removed in the end."""
     namespace = f"interloom-test-{uuid4().hex[:6]}"
     kubectl("create", "namespace", namespace)
-    folder = Path(tempfile.mkdtemp(prefix="interloom-site-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="interloom-site-"))
     folder.chmod(0o777)
     try:
         yield Site(namespace, folder, ClusterApi(namespace))
@@ -154,38 +148,39 @@ def _program(name: str) -> Path:
     return packaged[-1]
 
 
+def _as_postgres(folder: Path) -> str | None:
+    """Whom the server runs as, and give it its folder: it refuses to run as root."""
+    user = "postgres" if os.geteuid() == 0 else None
+    if user is not None:
+        shutil.chown(folder, user)
+    folder.chmod(0o755)
+    return user
+
+
 @pytest.fixture(scope="session")
 def database_url() -> Iterator[str]:
     """A PostgreSQL server that pods can reach, with a migrated catalog."""
     from interloom.adapters.sql_catalog import migrate
 
     initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
-    user: str | None = None
-    if os.geteuid() == 0:
-        user = "postgres"
-        with suppress(KeyError):
-            pwd.getpwnam(user)
-    folder = Path(tempfile.mkdtemp(prefix="interloom-pg-", dir="/tmp"))
-    shutil.chown(folder, user or os.getuid())
-    folder.chmod(0o755)
-    data, secret = folder / "data", folder / "password"
-    secret.write_text("hidden-catalog-password\n")
-    shutil.chown(secret, user or os.getuid())
+    folder = Path(tempfile.mkdtemp(prefix="interloom-pg-"))
+    user = _as_postgres(folder)
+    data, password = folder / "data", folder / "password"
+    password.write_text(f"{PASSWORD}\n")
 
     def run(*command: str) -> None:
         subprocess.run(
             command, check=True, user=user, capture_output=True, timeout=60, cwd=folder, env={}
         )
 
-    auth = ("--auth=scram-sha-256", f"--pwfile={secret}")
-    locale = ("--no-sync", "--encoding=UTF8", "--locale=C")
-    run(str(initdb), "-D", str(data), "-U", "interloom", *auth, *locale)
+    words = ("--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "--encoding=UTF8")
+    run(str(initdb), "-D", str(data), "-U", "interloom", *words, "--locale=C")
     with (data / "pg_hba.conf").open("a") as file:
         file.write("host all all 10.0.0.0/8 scram-sha-256\n")
-    options = f"-c listen_addresses={HOST} -c port=54329 -c fsync=off"
+    options = f"-c listen_addresses={HOST} -c port={PORT} -c fsync=off"
     options += f" -c unix_socket_directories={folder}"
     run(str(pg_ctl), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
-    url = f"postgresql+psycopg://interloom:hidden-catalog-password@{HOST}:54329/postgres"
+    url = f"postgresql+psycopg://interloom:{PASSWORD}@{HOST}:{PORT}/postgres"
     try:
         migrate(url)
         yield url

@@ -6,7 +6,7 @@ stage computes never depends on it.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
@@ -14,6 +14,7 @@ from interloom.config.base import Frozen
 from interloom.core.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
+_Quantity = Annotated[str, Field(pattern=r"^[0-9]+[a-zA-Z]*$")]
 
 
 class PoolProfile(Frozen):
@@ -22,16 +23,25 @@ class PoolProfile(Frozen):
     Attributes:
         node_selector: Labels that its nodes carry.
         tolerations: Of the taints that its nodes carry.
-        resources: Kubernetes' ``requests`` and ``limits`` of one rank.
+        resources: Kubernetes' ``requests`` and ``limits`` of one rank, in whole numbers.
+        ranks_per_node: How many ranks a node of a train job holds; its GPUs, as a rule.
         priority_class: Who yields on a full node.
         queue: Kueue's local queue, where the cluster has one.
     """
 
     node_selector: Mapping[str, str] = Field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
-    resources: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    resources: Mapping[str, Mapping[str, _Quantity]] = Field(default_factory=dict)
+    ranks_per_node: PositiveInt = 1
     priority_class: str | None = None
     queue: str | None = None
+
+    def resources_of(self, num_ranks: int) -> dict[str, dict[str, str]]:
+        """What so many ranks on one node ask for."""
+        return {
+            kind: {name: _times(value, num_ranks) for name, value in values.items()}
+            for kind, values in self.resources.items()
+        }
 
     @property
     def num_gpus(self) -> int:
@@ -92,6 +102,12 @@ class ClusterProfile(Frozen):
                 f"it has {', '.join(sorted(self.pools)) or 'none'}: add it, or name another"
             )
         return self.pools[name]
+
+
+def _times(quantity: str, number: int) -> str:
+    """A whole Kubernetes quantity, so many times: ``100Mi`` thrice is ``300Mi``."""
+    digits = quantity.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return f"{int(digits) * number}{quantity[len(digits) :]}"
 
 
 def load_cluster_profile(path: Path | None) -> ClusterProfile:

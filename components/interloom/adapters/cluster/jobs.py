@@ -121,7 +121,7 @@ class JobWorkloads:
             quotas = self.api.items(QUOTAS)
         except MayNotError:
             return  # then the job's events tell
-        wanted = _demand(self.profile.pool(job.stage).resources, job.num_ranks)
+        wanted = _demand(self.profile.pool(job.stage).resources_of(job.num_ranks), job.num_ranks)
         for quota in quotas:
             status = quota.get("status", {})
             for name, hard in status.get("hard", {}).items():
@@ -173,9 +173,9 @@ def _demand(resources: Mapping[str, Mapping[str, str]], num_ranks: int) -> dict[
     wanted = {"pods": Fraction(num_ranks)}
     requests = {**resources.get("limits", {}), **resources.get("requests", {})}
     for name, value in requests.items():
-        wanted[f"requests.{name}"] = wanted[name] = _number(value) * num_ranks
+        wanted[f"requests.{name}"] = wanted[name] = _number(value)
     for name, value in resources.get("limits", {}).items():
-        wanted[f"limits.{name}"] = _number(value) * num_ranks
+        wanted[f"limits.{name}"] = _number(value)
     return wanted
 
 

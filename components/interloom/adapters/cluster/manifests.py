@@ -95,7 +95,7 @@ def train_job(
     pool = profile.pool(job.stage)
     container = profile.pod["spec"]["containers"][0]
     queue = {QUEUE_LABEL: pool.queue} if pool.queue else {}
-    per_node = max(pool.num_gpus, 1)
+    per_node = min(job.num_ranks, pool.ranks_per_node)
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -114,8 +114,8 @@ def train_job(
                 "image": container["image"],
                 "command": ["torchrun", *program, *_stage_words(job)],
                 "numNodes": -(-job.num_ranks // per_node),
-                "numProcPerNode": min(job.num_ranks, per_node),
-                "resourcesPerNode": copy.deepcopy(dict(pool.resources)),
+                "numProcPerNode": per_node,
+                "resourcesPerNode": pool.resources_of(per_node),
                 "env": [
                     {"name": k, "value": v} for k, v in sorted(_environment(job, pool).items())
                 ],
@@ -170,7 +170,7 @@ def _pod(job: StageJob, profile: ClusterProfile, labels: Json, command: list[str
     container = spec["containers"][0]
     container["command"] = command
     if pool.resources:
-        container["resources"] = copy.deepcopy(dict(pool.resources))
+        container["resources"] = pool.resources_of(1)
     container["env"] = [
         *container.get("env", ()),
         *({"name": k, "value": v} for k, v in sorted(_environment(job, pool).items())),
