@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,12 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import ConfigError, LeaseLostError, MissingError
 from interloom.core.ids import new_run_id
 from interloom.ports.catalog import (
+    Block,
+    BlockKind,
+    Checkpoint,
     Lease,
     Metric,
+    MixtureComponent,
     Publication,
     RunStart,
     RunState,
@@ -33,19 +38,20 @@ from interloom.ports.gate import CheckResult
 
 KEY = "1" * 64
 OTHER = "2" * 64
+_OLD_RUN = (
+    "INSERT INTO run (id, job_id, recipe, code_digest, request_json, state, started_at) "
+    "VALUES ('r1', 1, 'tiny', 'c0de', '{}', 'complete', '2026-01-01')"
+)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'catalog.sqlite'}"
-    server = str(request.getfixturevalue("postgres_url"))
-    name = f"c{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return server.replace("/postgres?", f"/{name}?")
+    server = request.getfixturevalue("postgres")
+    return str(
+        server.new_database(f"c{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}")
+    )
 
 
 @pytest.fixture
@@ -289,6 +295,128 @@ def test_what_is_not_there_is_said_with_the_nearest(catalog: SqlCatalog) -> None
         catalog.facts(manifest_of("never").ref)
 
 
+def test_aliases_keep_their_history(catalog: SqlCatalog) -> None:
+    first, second = manifest_of("first"), manifest_of("second")
+    publish(catalog, take(catalog, "a" * 64), {"rows": first})
+    publish(catalog, take(catalog, "b" * 64), {"rows": second})
+
+    catalog.tag("tiny/mix.rows", "best", 2, "ada")
+    catalog.tag("tiny/mix.rows", "best", 1, "eva")
+    catalog.tag("tiny/mix.rows", "old", 1, "eva")
+    catalog.tag("tiny/mix.rows", "old", None, "eva")
+
+    assert catalog.aliased("tiny/mix.rows", "best").ref == first.ref
+    assert [(held.alias, held.version, held.who) for held in catalog.aliases("tiny/mix.rows")] == [
+        ("best", 2, "ada"),
+        ("best", 1, "eva"),
+        ("old", 1, "eva"),
+        ("old", None, "eva"),
+    ]
+    with pytest.raises(MissingError, match="has no alias 'old'; its aliases are best"):
+        catalog.aliased("tiny/mix.rows", "old")
+    with pytest.raises(MissingError, match="has no version 7"):
+        catalog.tag("tiny/mix.rows", "best", 7, "ada")
+    with pytest.raises(MissingError, match="no dataset is called 'tiny/mix'"):
+        catalog.tag("tiny/mix", "best", None, "ada")
+
+
+def test_the_graph_is_walked_both_ways(catalog: SqlCatalog) -> None:
+    corpus, other = manifest_of("corpus"), manifest_of("other")
+    rows = manifest_of("rows", ArtifactKind.PACKED_ROWS, (corpus.ref, other.ref))
+    model = manifest_of("model", ArtifactKind.LANGUAGE_MODEL, (rows.ref,))
+    outputs = {"corpus": corpus, "other": other, "rows": rows, "model": model}
+
+    publish(catalog, take(catalog), outputs)
+
+    ids = sorted(ref.id for ref in (corpus.ref, other.ref, rows.ref))
+    assert [ref.id for ref in catalog.ancestors([model.ref])] == ids
+    assert set(catalog.descendants([corpus.ref])) == {rows.ref, model.ref}
+    assert catalog.descendants([model.ref]) == []
+    assert catalog.with_shard(corpus.shards[0].sha256) == [corpus.ref]
+    assert [held.name for held in catalog.names([model.ref])] == ["tiny/mix.model"]
+    assert catalog.resolve_artifact(model.ref.id[:9]) == model.ref
+    assert (
+        list(catalog.artifacts(after=min(outputs[name].ref.id for name in outputs)))
+        == sorted((held.ref for held in outputs.values()), key=lambda ref: ref.id)[1:]
+    )
+    with pytest.raises(MissingError, match="no artifact begins with"):
+        catalog.resolve_artifact("0" * 64)
+    with pytest.raises(MissingError, match="several artifacts begin with"):
+        catalog.resolve_artifact("")
+
+
+def test_a_publication_carries_its_mixture_checkpoints_and_price(catalog: SqlCatalog) -> None:
+    model = manifest_of("model", ArtifactKind.LANGUAGE_MODEL)
+    component = MixtureComponent("text", 30, 28, 0.5)
+    usage = Usage(3600.0, 7200.0, 1, "h200", 8, 20.0)
+    run_id = new_run_id()
+    start = RunStart(
+        run_id, "mix", "tiny", None, KEY, numeric_class="img|cuda", num_ranks=8, threads_per_rank=2
+    )
+    lease = take(catalog)
+    catalog.start_run(start)
+
+    publication = Publication(
+        run_id,
+        "{}",
+        {},
+        {"model": model.ref},
+        (model,),
+        usage=usage,
+        mixture=(component,),
+        checkpoints={400: model.ref},
+    )
+    catalog.publish(lease, publication)
+    catalog.publish(lease, publication)  # an answer that was lost: nothing changes
+
+    assert catalog.mixture(run_id) == [component]
+    assert catalog.checkpoints(model.ref) == [Checkpoint(run_id, 400, model.ref)]
+    record = catalog.run(run_id)
+    assert (record.usage, record.usage.gpu_hours) == (usage, 8.0)
+    assert (record.numeric_class, record.num_ranks) == ("img|cuda", 8)
+
+
+def test_the_block_list_and_its_audit(catalog: SqlCatalog) -> None:
+    block = Block(BlockKind.SPEAKER, "1034", "2026-01-01", "legal", "asked to be removed")
+
+    catalog.block([block], {"shards": 3})
+    catalog.block([replace(block, who="other")], {})
+
+    assert catalog.blocks() == [block]
+    assert catalog.unblock(BlockKind.SPEAKER, "1034", "legal")
+    assert not catalog.unblock(BlockKind.SPEAKER, "1034", "legal")
+    assert catalog.blocks() == []
+    actions = [(entry.action, entry.who) for entry in catalog.audit(subject="speaker:1034")]
+    assert actions == [("lift takedown", "legal"), ("takedown", "other"), ("takedown", "legal")]
+    assert catalog.audit(limit=1)[0].action == "lift takedown"
+    assert catalog.audit(subject="speaker:9") == []
+
+
+def test_verdicts_of_a_failed_run_are_kept(catalog: SqlCatalog) -> None:
+    run_id = new_run_id()
+    catalog.start_run(RunStart(run_id, "mix", "tiny", stage_key=KEY))
+    failed = CheckResult("spans", "are disjoint", success=False, observed="2 overlap")
+
+    catalog.end_run(run_id, RunState.FAILED, "a check failed", checks=(failed,))
+
+    assert catalog.run_checks(run_id) == [failed]
+    assert catalog.running() == []
+
+
+def test_silent_leases_expire_and_those_of_ended_runs_are_forgotten(catalog: SqlCatalog) -> None:
+    run_id = new_run_id()
+    take(catalog, KEY)
+    take(catalog, run_id)
+    catalog.start_run(RunStart(run_id, "pipeline", "tiny"))
+
+    assert catalog.expire_leases(ttl_s=60) == 0
+    catalog.end_run(run_id, RunState.COMPLETE)
+    assert catalog.expire_leases(ttl_s=-1) == 2
+
+    assert catalog.acquire(KEY, "next", ttl_s=60) == Lease(KEY, "next", 2)  # the fence goes on
+    assert catalog.acquire(run_id, "next", ttl_s=60) == Lease(run_id, "next", 1)
+
+
 def test_a_value_that_is_not_finite_is_kept_as_such(catalog: SqlCatalog) -> None:
     lease, run_id = take(catalog), new_run_id()
     catalog.start_run(RunStart(run_id, "mix", "tiny", stage_key=KEY))
@@ -318,7 +446,10 @@ def test_the_head_in_the_code_is_the_newest_migration() -> None:
     folder = Path(adapters.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
 
-    assert ScriptDirectory.from_config(config).get_current_head() == catalog_tables.HEAD
+    script = ScriptDirectory.from_config(config)
+    revisions = [revision.revision for revision in script.walk_revisions()]
+    assert tuple(reversed(revisions)) == catalog_tables.REVISIONS
+    assert script.get_current_head() == catalog_tables.HEAD
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
@@ -331,6 +462,44 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="schema 9999 is unknown to this version"):
         SqlCatalog.connect(url)
+
+
+@pytest.mark.slow
+def test_a_postgres_database_that_refuses_us_is_explained(postgres_url: str) -> None:
+    nobody = postgres_url.replace("interloom@", "nobody:open-sesame@")
+    nowhere = postgres_url.replace("/postgres?", "/nowhere?")
+
+    with pytest.raises(ConfigError, match=r'refuses us.*role "nobody" does not exist') as refused:
+        SqlCatalog.connect(nobody)
+    with pytest.raises(ConfigError, match='database "nowhere" does not exist'):
+        SqlCatalog.connect(nowhere)
+
+    assert "open-sesame" not in str(refused.value)
+
+
+def test_rows_of_an_older_schema_survive_the_way_up_and_down(url: str) -> None:
+    migrate(url, "0001")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO job (id, namespace, name) VALUES (1, 'interloom', 'mix')",
+            _OLD_RUN,
+            "INSERT INTO usage (run_id, wall_s, cpu_s, peak_rss_bytes) VALUES ('r1', 1, 2, 3)",
+        ):
+            connection.exec_driver_sql(statement)
+
+    migrate(url)
+    catalog = SqlCatalog.connect(url)
+    record = catalog.last_run("mix", "tiny")
+    catalog.close()
+    assert record is not None
+    assert (record.code_digest, record.usage) == ("c0de", Usage(1, 2, 3))
+
+    migrate(url, "0001")
+    with engine.connect() as connection:
+        kept = connection.exec_driver_sql("SELECT code_digest FROM run").scalar()
+    engine.dispose()
+    assert kept == "c0de"
 
 
 @pytest.mark.slow

@@ -21,6 +21,14 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, TransientError
 
 NAMESPACE = "interloom"
+_BUSY_S = 30.0  # how long a writer waits for another on SQLite
+_FILE_CANNOT_BE_USED = ("unable to open database file", "readonly database")
+_ACCESS_DENIED = (
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",  # a role or a database
+)
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -43,6 +51,8 @@ class Database:
             version = schema_version(connection)
         if version == t.HEAD:
             return
+        if version is not None and version not in t.REVISIONS:
+            raise ConfigError(_from_the_future(version))
         if self.engine.dialect.name == "sqlite":
             self.migrate()
             return
@@ -53,7 +63,7 @@ class Database:
         )
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to a revision.
+        """Bring the schema up or down to a revision: ``head``, ``base`` or one of ours.
 
         Raises:
             ConfigError: The database was made by a newer version.
@@ -67,15 +77,12 @@ class Database:
         with self.transaction() as connection:
             config.attributes["connection"] = connection
             try:
-                if revision == "base":
+                if _is_below(revision, schema_version(connection)):
                     command.downgrade(config, revision)
                 else:
                     command.upgrade(config, revision)
             except CommandError as error:
-                raise ConfigError(
-                    f"the catalog's schema {schema_version(connection)} is unknown to this "
-                    f"version, which has {t.HEAD}; install the version that made it"
-                ) from error
+                raise ConfigError(_from_the_future(schema_version(connection))) from error
 
     def close(self) -> None:
         """Close all connections."""
@@ -91,17 +98,27 @@ class Database:
             ):
                 yield connection
         except OperationalError as error:
-            shown = self.engine.url.render_as_string(hide_password=True)
-            if "unable to open database file" in str(error.orig):
-                raise ConfigError(
-                    f"the catalog {shown} cannot be opened; check that its folder can be "
-                    "written, or set INTERLOOM_DATABASE_URL"
-                ) from error
-            raise TransientError(f"the catalog {shown} does not answer: {error.orig}") from error
+            raise self._explained(error) from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise TransientError(f"the catalog was cut off: {error.orig}") from error
             raise
+
+    def _explained(self, error: OperationalError) -> ConfigError | TransientError:
+        """What a database that cannot be used is told as: only what may heal is tried again."""
+        shown = self.engine.url.render_as_string(hide_password=True)
+        said = str(error.orig)
+        if any(words in said for words in _FILE_CANNOT_BE_USED):
+            return ConfigError(
+                f"the catalog {shown} cannot be opened or written: {said}; check that its file and "
+                "folder can be written, or set INTERLOOM_DATABASE_URL"
+            )
+        if any(words in said for words in _ACCESS_DENIED):
+            return ConfigError(
+                f"the catalog {shown} refuses us: {said.strip()}; check user, password and "
+                "database in INTERLOOM_DATABASE_URL"
+            )
+        return TransientError(f"the catalog {shown} does not answer: {said}")
 
 
 class Room:
@@ -109,6 +126,21 @@ class Room:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+
+def _is_below(revision: str, version: str | None) -> bool:
+    """Whether a revision is older than the one a database is at."""
+    if revision == "base":
+        return True
+    known = {held: index for index, held in enumerate(t.REVISIONS)}
+    return revision in known and version in known and known[revision] < known[version]
+
+
+def _from_the_future(version: str | None) -> str:
+    return (
+        f"the catalog's schema {version} is unknown to this version, which has {t.HEAD}; "
+        "install the version that made it"
+    )
 
 
 def _open_engine(url: str) -> Engine:
@@ -119,7 +151,9 @@ def _open_engine(url: str) -> Engine:
     """
     try:
         parsed = sa.make_url(url)
-        engine = sa.create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        is_file = parsed.get_backend_name() == "sqlite"
+        waits = {"timeout": _BUSY_S} if is_file and "timeout" not in parsed.query else {}
+        engine = sa.create_engine(parsed, pool_pre_ping=not is_file, connect_args=waits)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"INTERLOOM_DATABASE_URL cannot be read: {error}") from error
     except ModuleNotFoundError as error:
@@ -154,7 +188,6 @@ def _make_folder(database: str | None) -> None:
 def _set_up_sqlite(dbapi_connection: Any, _record: object) -> None:
     dbapi_connection.isolation_level = None  # SQLAlchemy's begin is ours to write
     for pragma in (
-        "busy_timeout = 30000",
         "journal_mode = WAL",
         "synchronous = NORMAL",
         "foreign_keys = ON",

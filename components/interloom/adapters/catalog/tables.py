@@ -15,7 +15,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0003"  # the newest migration in migrations/versions
+REVISIONS = ("0001", "0002", "0003")  # as in migrations/versions
+HEAD = REVISIONS[-1]
 
 metadata = MetaData(
     naming_convention={
