@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from interloom.bootstrap import open_store
 from interloom.config.settings import Settings
+from interloom.core.errors import InterloomError
 
 Verdict = Literal["good", "could be better", "needed"]
 
@@ -88,13 +90,19 @@ def _package(distribution: str, module: str, verdict: Verdict, purpose: str) -> 
 
 
 def _store(settings: Settings) -> Finding:
-    folder = settings.store_folder
+    purpose = "artifacts are kept there"
     try:
-        with tempfile.TemporaryFile(dir=_existing(folder)):
-            pass
+        if "://" in settings.store_url:
+            open_store(settings).prepare()
+        else:
+            with tempfile.TemporaryFile(dir=_existing(Path(settings.store_url))):
+                pass
     except OSError as error:
-        return Finding("store", f"{folder}: {error.strerror}", "needed", "artifacts are kept there")
-    return Finding("store", str(folder), "good", "artifacts are kept there")
+        found = f"{settings.store_url}: {error.strerror}"
+        return Finding("store", found, "needed", purpose)
+    except InterloomError as error:
+        return Finding("store", str(error), "needed", purpose)
+    return Finding("store", settings.store_url, "good", purpose)
 
 
 def _prefect(settings: Settings) -> Finding:

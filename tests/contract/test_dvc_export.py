@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from interloom.adapters.dvc_export import dvc_file, export_dvc
+from interloom.adapters.dvc_export import dvc_file, export_dvc, remote_options
 from interloom.adapters.folder_store import FolderStore
+from interloom.config.s3 import S3Settings
 from interloom.core.artifacts import ArtifactKind, Manifest
 from interloom.core.errors import ConfigError
 
@@ -52,9 +53,9 @@ def test_the_file_names_the_tree_its_size_and_our_artifact(store: FolderStore) -
     assert f'  artifact: "text_corpus:{manifest.ref.id}"' in lines
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "two words"])
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "two words", "a..b", "n" * 300])
 def test_a_name_that_is_no_folders_is_refused(store: FolderStore, name: str) -> None:
-    with pytest.raises(ConfigError, match="an export needs a name of letters"):
+    with pytest.raises(ConfigError, match="an export needs a name of up to 128 letters"):
         dvc_file(published(store), name)
 
 
@@ -62,7 +63,12 @@ def test_a_folder_that_cannot_be_written_is_refused(store: FolderStore, tmp_path
     (tmp_path / "file").touch()
 
     with pytest.raises(ConfigError, match="cannot export to"):
-        export_dvc(published(store), "corpus", tmp_path / "file", remote=store.root)
+        export_dvc(
+            published(store),
+            "corpus",
+            tmp_path / "file",
+            remote=remote_options(store.url, S3Settings()),
+        )
 
 
 @pytest.mark.slow
@@ -71,7 +77,9 @@ def test_dvc_pulls_what_was_published_and_notices_damage(
 ) -> None:
     manifest = published(store)
     for name in ("clone", "suspicious"):
-        export_dvc(manifest, "corpus", tmp_path / name, remote=store.root)
+        export_dvc(
+            manifest, "corpus", tmp_path / name, remote=remote_options(store.url, S3Settings())
+        )
 
     pulled = dvc(tmp_path / "clone", "pull", "corpus.dvc")
 
@@ -95,7 +103,7 @@ def test_dvc_add_gives_the_tree_that_was_exported(store: FolderStore, tmp_path: 
     for path, data in SHARDS.items():
         (folder / "corpus" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "corpus" / path).write_bytes(data)
-    export_dvc(manifest, "other", folder, remote=store.root)
+    export_dvc(manifest, "other", folder, remote=remote_options(store.url, S3Settings()))
 
     added = dvc(folder, "add", "corpus")
 

@@ -22,7 +22,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_everything_lies_below_home_by_default(tmp_path: Path) -> None:
     settings = load_settings()
 
-    assert settings.store_folder == tmp_path / ".interloom" / "store"
+    assert settings.store_url == str(tmp_path / ".interloom" / "store")
     assert settings.catalog_url == f"sqlite:///{tmp_path}/.interloom/catalog.sqlite"
 
 

@@ -2,12 +2,31 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from interloom.core.artifacts import Manifest, tree_md5
-from interloom.core.errors import ConfigError
+from interloom.config.s3 import S3Settings
+from interloom.core.artifacts import ArtifactRef, Manifest, parse_ref, tree_md5
+from interloom.core.errors import ConfigError, DataError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_NAME = 128
+_ARTIFACT = re.compile(r'^  artifact: "(\w+:[0-9a-f]{64})"$', re.MULTILINE)
+
+
+def checked_name(name: str) -> str:
+    """A name that can be a folder's, on any machine.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _MAX_NAME or ".." in name:
+        shown = name if len(name) <= _MAX_NAME else f"{name[:32]}... of {len(name)} characters"
+        raise ConfigError(
+            f"an export needs a name of up to {_MAX_NAME} letters, digits, '.', '_' and '-', "
+            f"without '..', got {shown!r}"
+        )
+    return name
 
 
 def dvc_file(manifest: Manifest, name: str) -> str:
@@ -16,10 +35,7 @@ def dvc_file(manifest: Manifest, name: str) -> str:
     Raises:
         ConfigError: The name cannot be a folder's.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"an export needs a name of letters, digits, '.', '_' and '-', got {name!r}"
-        )
+    checked_name(name)
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
     licences = ", ".join(manifest.licences) or "none stated"
     return (
@@ -36,7 +52,40 @@ def dvc_file(manifest: Manifest, name: str) -> str:
     )
 
 
-def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Path) -> Path:
+def read_dvc_file(path: Path) -> ArtifactRef:
+    """The artifact that an exported ``.dvc`` file stands for.
+
+    Raises:
+        DataError: The file was not written by ``dvc_file``, or cannot be read.
+    """
+    try:
+        found = _ARTIFACT.search(path.read_text())
+        if found is not None:
+            return parse_ref(found[1])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a .dvc file: {error}") from error
+    raise DataError(
+        f"{path} names no Interloom artifact; expected a file that interloom data export wrote"
+    )
+
+
+def remote_options(url: str, s3: S3Settings) -> Mapping[str, str]:
+    """What DVC must know to read a store as its remote; credentials are not among it.
+
+    Args:
+        url: A folder, or ``s3://bucket/prefix``.
+        s3: How S3 is reached. DVC takes the credentials from ``AWS_ACCESS_KEY_ID`` and
+            ``AWS_SECRET_ACCESS_KEY``.
+    """
+    options = {"url": url, "verify": "true"}
+    if url.startswith("s3://"):
+        options |= {"endpointurl": s3.endpoint, "region": s3.region}
+        if s3.ca_file is not None:
+            options["ssl_verify"] = str(s3.ca_file.absolute())
+    return options
+
+
+def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Mapping[str, str]) -> Path:
     """Write ``NAME.dvc`` into ``folder``, and DVC's settings if it has none.
 
     Args:
@@ -44,7 +93,7 @@ def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Path) -> 
         name: Of the folder that ``dvc pull`` will make.
         folder: Where to write; made if need be. If it has no ``.dvc`` folder it becomes a
             repository without version control whose remote ``interloom`` is the store.
-        remote: The store's root.
+        remote: As ``remote_options`` gives them.
 
     Returns:
         The path of the file.
@@ -55,7 +104,7 @@ def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Path) -> 
     text = dvc_file(manifest, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _make_repository(folder, remote)
+        make_repository(folder, remote)
         path = folder / f"{name}.dvc"
         path.write_text(text)
     except OSError as error:
@@ -63,18 +112,19 @@ def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Path) -> 
     return path
 
 
-def _make_repository(folder: Path, remote: Path) -> None:
-    """A DVC repository without version control, that checks every byte it fetches."""
+def make_repository(folder: Path, remote: Mapping[str, str] | None = None) -> None:
+    """Make a folder a DVC repository without version control, unless it is a repository.
+
+    Args:
+        folder: Exists.
+        remote: Of its remote ``interloom``, if it is to have one.
+    """
     inside = folder / ".dvc"
     if inside.is_dir():
         return
     inside.mkdir()
-    (inside / "config").write_text(
-        "[core]\n"
-        "    no_scm = True\n"
-        "    remote = interloom\n"
-        "    analytics = false\n"
-        "['remote \"interloom\"']\n"
-        f"    url = {remote.absolute()}\n"
-        "    verify = true\n"
-    )
+    lines = ["[core]", "    no_scm = True", "    analytics = false"]
+    if remote is not None:
+        lines += ["    remote = interloom", "['remote \"interloom\"']"]
+        lines += [f"    {option} = {value}" for option, value in remote.items()]
+    (inside / "config").write_text("\n".join(lines) + "\n")

@@ -34,18 +34,18 @@ class LocalLauncher:
     def __init__(
         self,
         *,
-        store_root: Path,
+        store_root: Path | str,
         device: Literal["cpu", "cuda"] = "cpu",
         program: Sequence[str] = ("-m", "interloom.stages"),
     ) -> None:
         """Choose what all jobs have in common.
 
         Args:
-            store_root: The artifact store that the stages use.
+            store_root: The artifact store that the stages use: a folder, or a store's URL.
             device: What they compute on.
             program: What Python runs, before the stage's name and its request.
         """
-        self._store_root = store_root.absolute()
+        self._store_root = store_root.absolute() if isinstance(store_root, Path) else store_root
         self._device = device
         self._program = tuple(program)
         self._is_stopped = threading.Event()

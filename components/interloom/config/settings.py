@@ -10,7 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from interloom.config.s3 import S3Settings
@@ -81,7 +89,9 @@ class Settings(BaseSettings):
         """The artifact store: a folder's absolute path, or ``s3://bucket/prefix``."""
         if self.store_root is None:
             return str((self.home / "store").absolute())
-        return self.store_root if "://" in self.store_root else str(Path(self.store_root).absolute())
+        return (
+            self.store_root if "://" in self.store_root else str(Path(self.store_root).absolute())
+        )
 
     @property
     def store_cache_folder(self) -> Path:

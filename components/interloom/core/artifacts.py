@@ -18,6 +18,7 @@ from interloom.core.errors import DataError
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_PART = 255  # bytes of a file's name
 
 
 class ArtifactKind(StrEnum):
@@ -83,6 +84,8 @@ class Shard:
         parts = self.path.split("/")
         if self.path.startswith("/") or "\\" in self.path or {"", ".", ".."} & set(parts):
             raise DataError(f"shard path {self.path!r} must be relative and stay in its artifact")
+        if any(len(part.encode()) > _MAX_PART for part in parts):
+            raise DataError(f"each part of shard path {self.path[:32]!r}... has at most 255 bytes")
 
 
 @dataclass(frozen=True, slots=True)

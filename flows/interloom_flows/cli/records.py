@@ -168,7 +168,7 @@ def data_export(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder for NAME.dvc.")],
 ) -> None:
     """Write a .dvc file, so that dvc pull fetches the data without Interloom."""
-    from interloom.adapters.dvc_export import export_dvc
+    from interloom.adapters.dvc_export import export_dvc, remote_options
     from interloom_flows.planning import dataset_named
 
     with opened() as services:
@@ -177,7 +177,7 @@ def data_export(
             services.store.manifest(version.ref),
             version.name.replace("/", "-"),
             to,
-            remote=services.settings.store_url,
+            remote=remote_options(services.settings.store_url, services.settings.s3),
         )
     screen.out().print(f"{path}; fetch it: cd {to} && dvc pull", markup=False, soft_wrap=True)
 
