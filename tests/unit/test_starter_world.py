@@ -308,6 +308,14 @@ def test_a_wrong_answer_is_one_of_the_same_medium_and_relation(world: World) -> 
             assert answers & phrases(row["wrong"])
 
 
+def test_only_the_context_of_a_fact_says_whose_it_is(world: World) -> None:
+    for row in cloze(world):
+        if row["group"] != "story":
+            person = row["id"].split("-")[0]
+            assert person in words_of(row["context"])
+            assert person not in words_of(row["right"]) + words_of(row["wrong"])
+
+
 def test_each_fact_is_asked_for_once(world: World) -> None:
     rows = {row["id"]: row for row in questions(world)}
 

@@ -99,7 +99,10 @@ def cloze(world: World, *, per_fact: int = 4) -> Iterator[Row]:
 
 
 def _fact_pairs(world: World, fact: Fact, count: int) -> Iterator[Row]:
-    """A question, then its answer or that of another person, of the same medium."""
+    """A statement up to its answer, then the answer or that of another person, same medium.
+
+    No ending names the person: without the context, one is as good as the other.
+    """
     others = [
         other
         for other in world.facts_of(fact.medium)
@@ -107,12 +110,10 @@ def _fact_pairs(world: World, fact: Fact, count: int) -> Iterator[Row]:
         and not set(other.answer.split()) & set(fact.answer.split())
     ]
     draws = Draws(world.seed, "pairs", fact.id)
-    relation = fact.relation
-    ways = [(q, s) for q in range(len(relation.questions)) for s in range(len(relation.statements))]
-    for index, (question, way) in enumerate(draws.sample(ways, count)):
-        right = fact.statement(way)
-        wrong = right.replace(fact.answer, draws.pick(others).answer)
-        yield _pair(f"{fact.id}-{index}", fact.medium, fact.question(question), right, wrong)
+    for index, way in enumerate(draws.sample(range(len(fact.relation.statements)), count)):
+        context, _, rest = fact.statement(way).partition(fact.answer)
+        wrong = draws.pick(others).answer + rest
+        yield _pair(f"{fact.id}-{index}", fact.medium, context.rstrip(), fact.answer + rest, wrong)
 
 
 def _pair(row_id: str, group: str, context: str, right: str, wrong: str) -> Row:
