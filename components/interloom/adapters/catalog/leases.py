@@ -73,9 +73,7 @@ class Leases(Room):
                 )
                 .values(owner="")
             )
-            connection.execute(
-                sa.delete(t.lease).where(t.lease.c.owner == "", run_has_ended.exists())
-            )
+            connection.execute(sa.delete(t.lease).where(run_has_ended.exists()))
         return silent.rowcount
 
     def leased(self, *, ttl_s: float) -> frozenset[str]:
