@@ -1,20 +1,25 @@
 """What every training engine must do."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from interloom.adapters.deepspeed_engine import build_deepspeed_engine, deepspeed_settings
 from interloom.config.training import TrainConfig
 from interloom.core.errors import ConfigError, DataError
-from interloom.ports.engine import EngineBuilder, TrainEngine
+from interloom.ports.engine import EngineBuilder, EngineState, Piece, TrainEngine
 from interloom.ports.workspace import Workspace
 from interloom.testing.engine import PlainEngine
 from interloom.training.loop import Loss, train
+from interloom.training.state import JoinedState, whole_state
 
 
 class _Net(nn.Module):
@@ -129,66 +134,131 @@ def test_weights_are_whole_and_in_fp32(
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-@dataclass
-class _Saved:
-    """What ranks saved, in memory."""
-
-    states: list[Mapping[str, Tensor]]
-
-    @property
-    def num_ranks(self) -> int:
-        return len(self.states)
-
-    def state(self, rank: int) -> Mapping[str, Tensor]:
-        return self.states[rank]
-
-
-@pytest.mark.parametrize(("builder", "changes"), VARIANTS[:3])
+@pytest.mark.parametrize(("builder", "changes"), VARIANTS[:5])
 def test_a_state_of_another_model_is_refused(
     builder: EngineBuilder, changes: Mapping[str, object]
 ) -> None:
     engine: TrainEngine = builder(_Net(), _config(**changes))
-    state = dict(engine.state()) | {"model.second.weight": torch.zeros(2, 8)}
+    state = engine.state()
+    other = replace(state, shapes=dict(state.shapes) | {"second.weight": (2, 8)})
 
     with pytest.raises(DataError, match=r"(?s)does not fit the model: .*second\.weight"):
-        engine.load_state(_Saved([state]))
+        engine.load_state(JoinedState([other]))
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
-def test_one_rank_goes_on_from_what_two_saved(stage: int) -> None:
-    saved = build_deepspeed_engine(_Net(), _config(zero_stage=stage))
+def _after_steps(builder: EngineBuilder, changes: Mapping[str, object]) -> TrainEngine:
+    engine = builder(_Net(), _config(**changes))
     for index in range(3):
-        saved.backward(_Task().loss(saved.module, index).value)
-        saved.step(0.01)
-    whole = saved.state()
-    # as ZeRO's two ranks hold it: halves of what is flat, with padding at the end
-    split = [dict(whole), dict(whole)]
-    for name, value in whole.items():
-        if stage > 0 and not name.startswith("model.") and value.dim() == 1:
-            padded = torch.cat([value, value.new_zeros(5 + (len(value) + 5) % 2)])
-            split[0][name], split[1][name] = padded.chunk(2)
-
-    resumed = build_deepspeed_engine(_Net(), _config(zero_stage=stage))
-    resumed.load_state(_Saved(list(split)))
-
-    assert resumed.state().keys() == whole.keys()
-    for name, value in resumed.state().items():
-        assert torch.equal(value, whole[name]), name
+        engine.backward(_Task().loss(engine.module, index).value)
+        engine.step(0.01)
+    return engine
 
 
-def test_zero_3_goes_on_with_as_many_ranks_only() -> None:
-    engine = build_deepspeed_engine(_Net(), _config(zero_stage=3))
-    state = engine.state()
+@pytest.mark.parametrize(("builder", "changes"), VARIANTS)
+def test_a_state_is_whole_however_it_is_split(
+    builder: EngineBuilder, changes: Mapping[str, object]
+) -> None:
+    state = JoinedState([_after_steps(builder, changes).state()])
 
-    with pytest.raises(DataError, match="has 2 ranks, this run has 1; ZeRO 3 goes on with as many"):
-        engine.load_state(_Saved([state, state]))
+    lengths = {name: len(values) for name, values in whole_state(state).items()}
+
+    assert lengths["first.weight"] == lengths["first.weight/exp_avg_sq"] == 32
+    assert lengths["frozen"] == 3
+    assert "frozen/exp_avg" not in lengths
+    assert len(lengths) == 5 + 2 * 4
 
 
-def test_the_plain_engine_refuses_the_state_of_two_ranks() -> None:
-    engine = PlainEngine(_Net(), _config())
+@pytest.mark.parametrize(("saver", "saved"), VARIANTS[:5])
+@pytest.mark.parametrize(("loader", "loaded"), VARIANTS[:5])
+def test_any_engine_goes_on_from_the_state_of_any_other(
+    saver: EngineBuilder,
+    saved: Mapping[str, object],
+    loader: EngineBuilder,
+    loaded: Mapping[str, object],
+) -> None:
+    before = JoinedState([_after_steps(saver, saved).state()])
+    engine = loader(_Net(), _config(**loaded))
 
-    with pytest.raises(DataError, match="one rank, the checkpoint 2"):
-        engine.load_state(_Saved([engine.state(), engine.state()]))
+    engine.load_state(before)
+
+    kept, own = whole_state(before), whole_state(JoinedState([engine.state()]))
+    assert own.keys() == kept.keys()
+    for name, values in own.items():
+        assert torch.equal(values, kept[name]), name
+    assert engine.weights()["first.weight"].flatten().tolist() == kept["first.weight"].tolist()
+
+
+@given(cuts=st.lists(st.integers(1, 31), max_size=4, unique=True), swap=st.booleans())
+def test_any_cut_of_a_parameter_is_read_whole(cuts: list[int], *, swap: bool) -> None:
+    values = torch.arange(32.0)
+    edges = [0, *sorted(cuts), 32]
+    pieces = [Piece("w", "value", first, values[first:last]) for first, last in pairwise(edges)]
+    halves = [pieces[::2], pieces[1::2]] if swap else [pieces, []]
+    states = [EngineState({"w": (4, 8)}, {}, tuple(half), {}) for half in halves]
+
+    assert JoinedState(states).read("w", "value", 5, 29).tolist() == values[5:29].tolist()
+
+
+def test_a_hole_in_what_was_saved_is_named() -> None:
+    pieces = (Piece("w", "value", 0, torch.zeros(4)), Piece("w", "value", 6, torch.zeros(2)))
+
+    with pytest.raises(DataError, match=r"nothing of value of 'w' at place 4 of \[0, 8\)"):
+        JoinedState([EngineState({"w": (8,)}, {}, pieces, {})]).read("w", "value", 0, 8)
+
+
+@pytest.mark.parametrize(("builder", "changes"), VARIANTS)
+def test_a_step_that_is_skipped_changes_nothing_and_the_next_one_is_as_usual(
+    builder: EngineBuilder, changes: Mapping[str, object]
+) -> None:
+    engine, other = _after_steps(builder, changes), _after_steps(builder, changes)
+    before = whole_state(JoinedState([engine.state()]))
+
+    engine.backward(_Task().loss(engine.module, 50).value)
+    engine.step(0.01, is_skipped=True)
+    after = whole_state(JoinedState([engine.state()]))
+    for one in (engine, other):
+        one.backward(_Task().loss(one.module, 3).value)
+        one.step(0.01)
+
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert engine.weights()["second.weight"].tolist() == other.weights()["second.weight"].tolist()
+
+
+@pytest.mark.parametrize(("builder", "changes"), VARIANTS)
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    builder: EngineBuilder, changes: Mapping[str, object]
+) -> None:
+    engine = _after_steps(builder, changes)
+    before = whole_state(JoinedState([engine.state()]))
+
+    engine.backward(_Task().loss(engine.module, 3).value * float("inf"))
+    norm = engine.step(0.01)
+
+    after = whole_state(JoinedState([engine.state()]))
+    assert not math.isfinite(norm)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero_stage": 1, "offload": "optimizer"},
+        {"zero_stage": 2, "offload": "optimizer"},
+        {"zero_stage": 3, "offload": "optimizer_and_parameters"},
+    ],
+    ids=["zero1", "zero2", "zero3"],
+)
+def test_what_is_offloaded_learns_alike(changes: dict[str, object], tmp_path: Path) -> None:
+    plain = _losses(PlainEngine, _config(), tmp_path / "plain")
+
+    ours = _losses(build_deepspeed_engine, _config(**changes), tmp_path / "ds")
+
+    assert ours == pytest.approx(plain, rel=1e-5)
+
+
+def test_offloading_what_is_not_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="offload = 'optimizer' needs zero_stage of at least 1"):
+        _config(offload="optimizer")
 
 
 def test_the_settings_count_micro_batches() -> None:

@@ -55,6 +55,12 @@ def _pretrain(
     return pretrain(request, store=store, work=Workspace(folder), engine=engine)
 
 
+def _computed(result: PretrainResult) -> PretrainResult:
+    """Without what hangs on the clock."""
+    kept = [metric for metric in result.metrics if not metric.name.startswith("telemetry/")]
+    return result.model_copy(update={"metrics": tuple(kept)})
+
+
 def _curve(result: PretrainResult, name: str = "train/loss") -> list[float]:
     return [point.value for point in result.metrics if point.name == name]
 
@@ -113,19 +119,19 @@ def test_a_killed_pretraining_goes_on_as_if_never_stopped(
         steps = iter(range(6))
         step = built.step
 
-        def until_killed(learning_rate: float) -> float:
+        def until_killed(learning_rate: float, *, is_skipped: bool = False) -> float:
             next(steps)
-            return step(learning_rate)
+            return step(learning_rate, is_skipped=is_skipped)
 
         built.step = until_killed  # type: ignore[method-assign]
         return built
 
     with pytest.raises(StopIteration):
         _pretrain(MemoryStore(), tmp_path / "b", config, dying)
-    assert (tmp_path / "b" / "checkpoints" / "step-00000004" / "whole.json").is_file()
+    assert (tmp_path / "b" / "checkpoints" / "step-00000004" / "manifest.json").is_file()
     resumed = _pretrain(MemoryStore(), tmp_path / "b", config, engine)
 
-    assert resumed == whole
+    assert _computed(resumed) == _computed(whole)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])

@@ -429,11 +429,11 @@ def test_a_killed_training_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
     whole = run_stage(tmp_path / "a", store, refs, PlainEngine)
 
     class Dies(PlainEngine):
-        def step(self, learning_rate: float) -> float:
+        def step(self, learning_rate: float, *, is_skipped: bool = False) -> float:
             if self._config.num_steps and self._steps == 3:
                 raise KeyboardInterrupt
             self._steps += 1
-            return super().step(learning_rate)
+            return super().step(learning_rate, is_skipped=is_skipped)
 
         _steps = 0
 

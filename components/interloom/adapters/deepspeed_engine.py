@@ -8,21 +8,24 @@ and world size.
 import atexit
 import contextlib
 import logging
+import math
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from interloom.config.training import TrainConfig
-from interloom.core.errors import ConfigError, DataError, MissingError
-from interloom.ports.engine import SavedRanks
+from interloom.core.errors import ConfigError, MissingError
+from interloom.ports.engine import EngineState, SavedState
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _NEVER = 2**31 - 1
 _BUCKET_ELEMENTS = 50_000_000
+_COLLECTIVE_LIMIT = timedelta(hours=2)  # the loop's own watch notices a rank that hangs long before
 
 
 def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
@@ -39,6 +42,10 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
         }
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.offload == "optimizer_and_parameters":
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_batch_size": config.gradient_accumulation * world_size,
         "train_micro_batch_size_per_gpu": 1,
@@ -48,6 +55,7 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # ours can leave a step out, theirs is compiled
         "steps_per_print": _NEVER,
         "wall_clock_breakdown": False,
     }
@@ -80,8 +88,9 @@ class DeepSpeedEngine:
     """AdamW under DeepSpeed, with a state of our own layout."""
 
     def __init__(self, module: "nn.Module", config: TrainConfig) -> None:
-        import torch
         from torch import distributed
+
+        from interloom.adapters.deepspeed_state import DeepSpeedState, SkippableAdamW
 
         deepspeed = _import_deepspeed()
         # ZeRO 3 gathers in forward hooks, by a collective that torch has since renamed.
@@ -90,7 +99,7 @@ class DeepSpeedEngine:
         self.world_size = distributed.get_world_size()
         self._config = config
         self._micro = 0
-        optimizer = torch.optim.AdamW(
+        self._adamw = SkippableAdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
@@ -99,9 +108,10 @@ class DeepSpeedEngine:
         with _quietly():
             self._engine, *_ = deepspeed.initialize(
                 model=module,
-                optimizer=optimizer,
+                optimizer=self._adamw,
                 config=deepspeed_settings(config, self.world_size),
             )
+        self._state = DeepSpeedState(self._engine, zero_stage(config), self.rank, self.world_size)
 
     @property
     def module(self) -> "nn.Module":
@@ -117,11 +127,12 @@ class DeepSpeedEngine:
             if self._micro < self._config.gradient_accumulation:
                 self._engine.step()  # only counts the micro-batch
 
-    def step(self, learning_rate: float) -> float:
-        """Clip and step."""
-        for group in self._optimizer.param_groups:
+    def step(self, learning_rate: float, *, is_skipped: bool = False) -> float:
+        """Clip and step, unless it is skipped or the gradient is not finite."""
+        for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         norm = self._clip() if zero_stage(self._config) == 0 else None
+        self._adamw.is_skipping = is_skipped or (norm is not None and not math.isfinite(norm))
         with _quietly():
             self._engine.step()
         self._micro = 0
@@ -139,70 +150,13 @@ class DeepSpeedEngine:
         distributed.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
 
-    def state(self) -> "dict[str, Tensor]":
-        """This rank's part: model, fp32 masters and moments."""
-        state = {f"model.{name}": _copy(value) for name, value in self._model_tensors().items()}
-        for index, master in enumerate(self._masters()):
-            state[f"master.{index}"] = _copy(master)
-            for key, value in self._moments(master).items():
-                state[f"moment.{index}.{key}"] = _copy(value)
-        return state
+    def state(self) -> EngineState:
+        """This rank's part of parameters and moments, copied."""
+        return self._state.save()
 
-    def load_state(self, saved: SavedRanks) -> None:
-        """Continue from ``saved``; of another number of ranks below ZeRO 3 only.
-
-        Raises:
-            DataError: Names or shapes differ, or ZeRO 3 parts are of another number of ranks.
-        """
-        import torch
-
-        state = self._own_part(saved)
-        own = {f"model.{name}": tensor for name, tensor in self._model_tensors().items()}
-        masters = self._masters()
-        own |= {f"master.{index}": master for index, master in enumerate(masters)}
-        _require_fit(own, state)
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
-        for index, master in enumerate(masters):
-            prefix = f"moment.{index}."
-            self._optimizer.state[master] = {
-                name.removeprefix(prefix): value.clone().to(
-                    "cpu" if name.endswith(".step") else master.device
-                )
-                for name, value in state.items()
-                if name.startswith(prefix)
-            }
-
-    def _own_part(self, saved: SavedRanks) -> "Mapping[str, Tensor]":
-        """What this rank would have saved, had there been as many ranks then as now.
-
-        Without ZeRO every rank holds all. Under ZeRO 1 and 2 each rank holds one of equal parts of
-        a flat tensor, padded at its end; the model's weights are whole on each.
-        """
-        import torch
-
-        if saved.num_ranks == self.world_size:
-            return saved.state(self.rank)
-        stage = zero_stage(self._config)
-        if stage == 3:
-            raise DataError(
-                f"the checkpoint has {saved.num_ranks} ranks, this run has {self.world_size}; "
-                "ZeRO 3 goes on with as many ranks only: use as many, or ZeRO 2"
-            )
-        if stage == 0:
-            return saved.state(0)
-        parts = [saved.state(rank) for rank in range(saved.num_ranks)]
-        masters = self._masters()
-        return dict(parts[0]) | {
-            name: _share(
-                torch.cat([part[name] for part in parts]),
-                len(masters[int(name.split(".")[1])]),
-                self.rank,
-            )
-            for name, value in parts[0].items()
-            if _is_partitioned(name, value)
-        }
+    def load_state(self, saved: SavedState) -> None:
+        """Continue from what any number of ranks saved, at whatever ZeRO stage."""
+        self._state.load(saved)
 
     def weights(self) -> "dict[str, Tensor]":
         """The whole model in fp32 on the CPU: from the masters where there are any."""
@@ -221,32 +175,6 @@ class DeepSpeedEngine:
         from torch.nn.utils import clip_grad_norm_
 
         return float(clip_grad_norm_(self._engine.parameters(), self._config.gradient_clip))
-
-    @property
-    def _optimizer(self) -> Any:
-        """The plain AdamW inside whatever DeepSpeed wrapped it in."""
-        return self._engine.basic_optimizer
-
-    def _model_tensors(self) -> "dict[str, Tensor]":
-        """The tensors of the model that this rank holds; under ZeRO 3 a part of each weight."""
-        inner = self._engine.module
-        if zero_stage(self._config) < 3:
-            return dict(inner.state_dict())
-        parts = {name: parameter.ds_tensor.data for name, parameter in inner.named_parameters()}
-        return parts | dict(inner.named_buffers())
-
-    def _masters(self) -> "list[Tensor]":
-        """What AdamW steps on: the parameters, or ZeRO's flat fp32 copies, in a fixed order."""
-        if zero_stage(self._config) == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
-
-    def _moments(self, master: "Tensor") -> "dict[str, Tensor]":
-        """AdamW's state for one master; empty before the first step."""
-        import torch
-
-        held = self._optimizer.state.get(master, {})
-        return {key: torch.as_tensor(value) for key, value in held.items()}
 
     def _buffer(self, buffer: "Tensor") -> "Tensor":
         """A buffer on the CPU, in fp32 if it holds numbers with a fraction."""
@@ -276,7 +204,7 @@ def _join_ranks() -> int:
     if not distributed.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if distributed.is_torchelastic_launched():
-            distributed.init_process_group(backend)
+            distributed.init_process_group(backend, timeout=_COLLECTIVE_LIMIT)
         else:
             distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         atexit.register(_part_ranks)
@@ -323,33 +251,3 @@ def _quietly() -> Iterator[None]:
 
 def _copy(tensor: "Tensor") -> "Tensor":
     return tensor.detach().clone().contiguous()
-
-
-def _is_partitioned(name: str, value: "Tensor") -> bool:
-    """Whether ZeRO 1 and 2 split this tensor of a state: the flat masters and their moments."""
-    return not name.startswith("model.") and value.dim() == 1
-
-
-def _share(flat: "Tensor", length: int, rank: int) -> "Tensor":
-    """A rank's part of a flat tensor whose padding may be longer or shorter than is needed now."""
-    import torch
-
-    part = flat[rank * length : (rank + 1) * length]
-    return torch.cat([part, part.new_zeros(length - len(part))])
-
-
-def _require_fit(own: "Mapping[str, Tensor]", state: "Mapping[str, Tensor]") -> None:
-    """Refuse a state of another model, optimizer or partition.
-
-    Raises:
-        DataError: Names or shapes differ; names the first.
-    """
-    given = {name: value for name, value in state.items() if not name.startswith("moment.")}
-    for name in sorted(set(own) | set(given)):
-        want = tuple(own[name].shape) if name in own else None
-        got = tuple(given[name].shape) if name in given else None
-        if want != got:
-            raise DataError(
-                f"the checkpoint does not fit the model: {name!r} has shape {got} in the "
-                f"checkpoint and {want} here; remove the checkpoint or restore the recipe"
-            )

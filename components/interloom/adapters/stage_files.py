@@ -13,6 +13,7 @@ from interloom.core.errors import (
     DataError,
     InterloomError,
     MissingError,
+    PreemptedError,
     TransientError,
 )
 from interloom.ports.launcher import StageJob
@@ -21,7 +22,8 @@ from interloom.ports.progress import Progress
 LOG = "log.txt"
 _LOG_LINES = 12
 _ERRORS: Mapping[str, type[InterloomError]] = {
-    cls.__name__: cls for cls in (ConfigError, DataError, MissingError, TransientError, CrashError)
+    cls.__name__: cls
+    for cls in (ConfigError, DataError, MissingError, PreemptedError, TransientError, CrashError)
 }
 
 

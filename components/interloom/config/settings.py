@@ -64,6 +64,14 @@ class Settings(BaseSettings):
             cluster, or its train jobs.
         cluster_profile: Pools and pod of that cluster; see ``config.cluster``.
         staging_grace_s: Drafts and workspaces without an owner are swept when they are so old.
+        node_kind: What stages run on, as the catalog shows it beside their cost.
+        price_per_gpu_hour: Of one GPU that a stage holds, in ``currency``.
+        price_per_cpu_hour: Of one processor that computes.
+        currency: Of all prices.
+        openlineage_url: A lineage server that gets an event for each run; needs the extra
+            ``lineage``.
+        openlineage_api_key: For that server.
+        openlineage_file: A file that gets the same events, one JSON object a line.
     """
 
     model_config = SettingsConfigDict(env_prefix="INTERLOOM_", frozen=True, extra="ignore")
@@ -83,6 +91,13 @@ class Settings(BaseSettings):
     work_root: Path | None = None
     launcher: Literal["local", "jobs", "trainjob"] = "local"
     cluster_profile: Path | None = None
+    node_kind: str = ""
+    price_per_gpu_hour: NonNegativeFloat = 0.0
+    price_per_cpu_hour: NonNegativeFloat = 0.0
+    currency: str = "USD"
+    openlineage_url: str | None = None
+    openlineage_api_key: SecretStr | None = None
+    openlineage_file: Path | None = None
 
     @property
     def store_url(self) -> str:

@@ -6,6 +6,7 @@ InterloomError
 ├── CrashError       a stage has a bug or was built wrongly: report it
 ├── MissingError     something optional is not installed or not there: the message says what next
 └── TransientError   the world is wrong: the same request may succeed later
+    ├── PreemptedError   told to end, and everything is saved: run again
     └── LeaseLostError   another runner took over this stage
 """
 
@@ -36,3 +37,7 @@ class TransientError(InterloomError):
 
 class LeaseLostError(TransientError):
     """Another runner took over the stage that this one was executing."""
+
+
+class PreemptedError(TransientError):
+    """A stage was told to end, and saved what it had; it goes on from there."""

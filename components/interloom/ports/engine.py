@@ -1,24 +1,76 @@
 """What the training loop asks of the engine that holds model and optimizer."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from interloom.config.training import TrainConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+PieceKind = Literal["value", "exp_avg", "exp_avg_sq"]
+MOMENTS: tuple[PieceKind, ...] = ("exp_avg", "exp_avg_sq")
 
-class SavedRanks(Protocol):
-    """What the ranks of a run saved."""
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of one parameter's flat values, or of one of its moments.
+
+    Attributes:
+        name: The parameter, as the module names it.
+        kind: Its values, in the precision they are stepped in, or AdamW's running means.
+        start: Where the run begins in the flat parameter.
+        values: Shape (length,), on the CPU, nobody else's memory.
+    """
+
+    name: str
+    kind: PieceKind
+    start: int
+    values: "Tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """One rank's part of model and optimizer: however it is split, by parameter name.
+
+    Attributes:
+        shapes: Of every parameter of the module, whole.
+        steps: How many steps AdamW has taken, of each parameter it has taken any.
+        pieces: All ranks' together hold each value once.
+        buffers: The module's buffers as this rank has them.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    steps: Mapping[str, float]
+    pieces: tuple[Piece, ...]
+    buffers: "Mapping[str, Tensor]"
+
+
+class SavedState(Protocol):
+    """What all ranks of a run saved, read as wholes: the way it was split does not matter."""
 
     @property
     def num_ranks(self) -> int:
         """How many there were."""
         ...
 
-    def state(self, rank: int) -> "Mapping[str, Tensor]":
-        """The tensors of one of them."""
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every parameter."""
+        ...
+
+    @property
+    def steps(self) -> Mapping[str, float]:
+        """AdamW's steps of each parameter that has moments."""
+        ...
+
+    def read(self, name: str, kind: PieceKind, start: int, stop: int) -> "Tensor":
+        """The run ``[start, stop)`` of a flat parameter or moment."""
+        ...
+
+    def buffers(self, rank: int) -> "Mapping[str, Tensor]":
+        """The buffers that one rank had."""
         ...
 
 
@@ -44,11 +96,13 @@ class TrainEngine(Protocol):
         """Add the gradient of ``loss``, averaged over accumulation and ranks."""
         ...
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float, *, is_skipped: bool = False) -> float:
         """Clip, take one optimizer step at ``learning_rate``, clear gradients.
 
+        A skipped step, and one whose gradient is not finite, changes no parameter and no moment.
+
         Returns:
-            The gradient's norm before clipping.
+            The gradient's norm before clipping; infinite or not a number if the gradient is.
         """
         ...
 
@@ -56,15 +110,15 @@ class TrainEngine(Protocol):
         """Each value summed over ranks; every rank must call it with the same keys."""
         ...
 
-    def state(self) -> "Mapping[str, Tensor]":
-        """This rank's model, buffers and optimizer state as flat named tensors."""
+    def state(self) -> EngineState:
+        """This rank's part of parameters and moments, copied."""
         ...
 
-    def load_state(self, saved: SavedRanks) -> None:
-        """Continue from what ``state`` gave on each rank, of as many ranks or of another number.
+    def load_state(self, saved: SavedState) -> None:
+        """Continue from what any number of ranks saved, at whatever ZeRO stage.
 
         Raises:
-            DataError: Names or shapes differ, or this engine cannot split the state anew.
+            DataError: Names or shapes differ from the module's; names the first.
         """
         ...
 

@@ -1,8 +1,10 @@
 """Where a stage keeps what it may need again after a crash."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from interloom.core.errors import TransientError
 from interloom.ports.progress import NoProgress, Progress
 
 
@@ -16,7 +18,12 @@ class Workspace:
     Attributes:
         folder: Exists and belongs to this stage key alone.
         progress: Told how far the stage is.
+        patience_s: No single step of a stage takes so long; after it, the stage hangs.
+        give_up: Ends the stage's process with an error, from any thread; None where a stage that
+            hangs is somebody else's business.
     """
 
     folder: Path
     progress: Progress = field(default_factory=NoProgress)
+    patience_s: float = 600.0
+    give_up: Callable[[TransientError], None] | None = None

@@ -115,13 +115,11 @@ def _ports(definition: StageDefinition, folder: Path, rank: RankSettings) -> dic
     """Just those keyword ports that the stage's signature names."""
     available = {
         "store": lambda: open_store(load_settings()),
-        "work": lambda: (
-            Workspace(
-                folder,
-                FileProgress(folder / "progress.jsonl") if rank.rank == 0 else NoProgress(),
-                patience_s=rank.interloom_rank_patience_s,
-                give_up=lambda error: leave(_report(error, folder)),
-            )
+        "work": lambda: Workspace(
+            folder,
+            FileProgress(folder / "progress.jsonl") if rank.rank == 0 else NoProgress(),
+            patience_s=rank.interloom_rank_patience_s,
+            give_up=lambda error: leave(_report(error, folder)),
         ),
         "engine": engine_builder,
         "gate": quality_gate,

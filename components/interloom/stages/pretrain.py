@@ -73,7 +73,7 @@ def pretrain(
     model = commit_once(
         ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
     )
-    return PretrainResult(model=model, metrics=metrics + trained.curves)
+    return PretrainResult(model=model, metrics=metrics + trained.curves + trained.telemetry)
 
 
 def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "Transformer":

@@ -69,7 +69,7 @@ def sft(
         chat_model=chat_model,
         num_examples=data.num_examples,
         num_too_long=data.num_too_long,
-        metrics=metrics + trained.curves,
+        metrics=metrics + trained.curves + trained.telemetry,
     )
 
 

@@ -1,13 +1,14 @@
 """A training engine in plain torch, on one process."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from interloom.config.training import TrainConfig
-from interloom.core.errors import DataError
-from interloom.ports.engine import SavedRanks
+from interloom.ports.engine import MOMENTS, EngineState, Piece, SavedState
+from interloom.training.state import own_buffers, require_fit
 
 
 class PlainEngine:
@@ -34,12 +35,13 @@ class PlainEngine:
         """Add the gradient, averaged over accumulation."""
         torch.autograd.backward(loss / self._config.gradient_accumulation)
 
-    def step(self, learning_rate: float) -> float:
-        """Clip and step."""
+    def step(self, learning_rate: float, *, is_skipped: bool = False) -> float:
+        """Clip and step, unless it is skipped or the gradient is not finite."""
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._config.gradient_clip)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
+        if not is_skipped and math.isfinite(norm):
+            self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
 
@@ -47,32 +49,45 @@ class PlainEngine:
         """There is one rank."""
         return dict(values)
 
-    def state(self) -> dict[str, Tensor]:
-        """Model and both moments, by parameter name."""
-        state = {f"model.{name}": value for name, value in self.weights().items()}
+    def state(self) -> EngineState:
+        """Everything, each parameter in one piece."""
+        pieces = [
+            Piece(name, "value", 0, parameter.detach().reshape(-1).clone())
+            for name, parameter in self.module.named_parameters()
+        ]
+        steps = {}
         for name, parameter in self._parameters.items():
-            for key, value in self._optimizer.state[parameter].items():
-                state[f"optimizer.{name}.{key}"] = torch.as_tensor(value).clone()
-        return state
+            if held := self._optimizer.state.get(parameter):
+                steps[name] = float(held["step"])
+                pieces += [Piece(name, kind, 0, held[kind].reshape(-1).clone()) for kind in MOMENTS]
+        buffers = {name: value.detach().clone() for name, value in self.module.named_buffers()}
+        return EngineState(self._shapes(), steps, tuple(pieces), buffers)
 
-    def load_state(self, saved: SavedRanks) -> None:
-        """Continue from the state of one rank."""
-        if saved.num_ranks != 1:
-            raise DataError(f"this engine has one rank, the checkpoint {saved.num_ranks}")
-        state = saved.state(0)
-        model = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-        try:
-            self.module.load_state_dict(model)
-        except RuntimeError as error:
-            raise DataError(f"the checkpoint does not fit the model: {error}") from error
+    def load_state(self, saved: SavedState) -> None:
+        """Continue from a state of any number of ranks."""
+        require_fit(self._shapes(), saved.shapes)
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                read = saved.read(name, "value", 0, parameter.numel())
+                parameter.copy_(read.view(parameter.shape))
+            kept = own_buffers(saved, self.rank, self.world_size)
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(kept[name])
         for name, parameter in self._parameters.items():
-            prefix = f"optimizer.{name}."
-            self._optimizer.state[parameter] = {
-                key.removeprefix(prefix): value.clone()
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
+            if name in saved.steps:
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(saved.steps[name]),
+                    **{
+                        kind: saved.read(name, kind, 0, parameter.numel())
+                        .view(parameter.shape)
+                        .clone()
+                        for kind in MOMENTS
+                    },
+                }
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the state dict."""
         return {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(value.shape) for name, value in self.module.named_parameters()}
