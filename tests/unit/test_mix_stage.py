@@ -1,7 +1,7 @@
 """The mix stage over small sources."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from interloom.adapters.folder_store import FolderStore
 from interloom.config.mixture import MixtureConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora.tables import DOCUMENTS, SPEECH_TOKENS, write_table
+from interloom.mixture.order import RowOrder
 from interloom.mixture.rows import INDEX, load_heldout_rows, load_rows
 from interloom.mixture.sources import interleaved_examples, speech_examples
 from interloom.ports.workspace import Workspace
@@ -242,6 +244,61 @@ def test_the_same_request_gives_the_same_rows(tmp_path: Path) -> None:
     assert _mix(first, tmp_path / "a") == _mix(second, tmp_path / "b")
 
 
+def test_what_is_drawn_is_counted_by_licence_beside_what_is_asked(tmp_path: Path) -> None:
+    world = _world()
+
+    result = _mix(world, tmp_path)
+
+    facts = world.store.manifest(result.rows).facts
+    speech = sum(result.metric(f"mix/drawn/{name}") for name in ("speech", "transcribe", "speak"))
+    assert result.metric("mix/drawn/licence/CC-BY-4.0") == speech
+    assert facts["drawn_by_licence"]["CC-BY-4.0"] == speech
+    assert sum(facts["drawn_by_licence"].values()) == sum(facts["drawn"].values())
+    assert sum(facts["asked_by_licence"].values()) == pytest.approx(4000, abs=1)
+    assert facts["drawn_by_modality"]["speech"] == result.metric("mix/drawn/modality/speech")
+
+
+def test_a_row_knows_the_documents_it_is_made_of(tmp_path: Path) -> None:
+    world = _world()
+
+    rows = load_rows(world.store, _mix(world, tmp_path).rows)
+
+    bpe = load_text_tokenizer(world.store, world.request.text_tokenizer)
+    texts = {row["id"]: row["text"] for row in _documents(60)}
+    seen = 0
+    for row in range(rows.num_rows):
+        start = 0
+        for origin in rows.origins(row):
+            ids = rows.tokens(row)[start : start + origin.num_tokens]
+            start += origin.num_tokens
+            if origin.source == "text" and origin.num_tokens > 1:
+                whole = bpe.encode(texts[origin.document_id])
+                stop = origin.start + origin.num_tokens
+                assert ids.tolist()[:-1] == whole[origin.start : stop - 1]
+                assert origin.licence == "CC0-1.0"
+                seen += 1
+        assert start == len(rows.tokens(row))
+    assert seen > 20
+
+
+def test_phases_follow_each_other_in_the_rows(tmp_path: Path) -> None:
+    nothing = {"kind": "share", "share": 0}
+    early = {"share": 0.5, "interleaved": nothing, "text": {"kind": "rest"}}
+    world = _world(phases=[early, {"share": 0.5}])
+
+    rows = load_rows(world.store, _mix(world, tmp_path).rows)
+    order = RowOrder(rows.num_rows, 4, rows.phase_rows)
+
+    first, second = rows.phase_rows
+    woven = rows.source_names.index("interleaved")
+    held = rows.batch(order.rows(0, rows.num_rows)).sources_BL == woven
+    assert not held[:first].any()
+    assert held[first:].any()
+    assert sorted(order.rows(0, first)) == list(range(first))
+    assert sorted(order.rows(first, first + second)) == list(range(first, first + second))
+    assert order.rows(rows.num_rows + 1, rows.num_rows + 2)[0] < first
+
+
 def test_the_manifest_carries_vocabulary_licences_and_counts(tmp_path: Path) -> None:
     world = _world()
 
@@ -316,18 +373,71 @@ def test_a_mixture_with_interleaved_rows_needs_them(tmp_path: Path) -> None:
         )
 
 
-def test_rows_that_do_not_fit_their_index_are_refused(tmp_path: Path) -> None:
-    world = _world()
-    manifest = world.store.manifest(_mix(world, tmp_path).rows)
+def _damaged(
+    world: _World, ref: ArtifactRef, name: str, change: Callable[[bytes], bytes]
+) -> ArtifactRef:
+    """The same artifact, with one file changed before it was hashed."""
+    manifest = world.store.manifest(ref)
     with world.store.draft(ArtifactKind.PACKED_ROWS) as draft:
         for held in manifest.shards:
             data = world.store.local_path(held).read_bytes()
             with draft.shard(held.path) as shard:
-                shard.path.write_bytes(data[:-4] if held.path.endswith("tokens.bin") else data)
-        damaged = draft.commit()
+                shard.path.write_bytes(change(data) if held.path.endswith(name) else data)
+        return draft.commit(facts=manifest.facts)
 
-    with pytest.raises(DataError, match="packed rows do not fit their index"):
-        load_rows(world.store, damaged)
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokens.bin", lambda data: data[:-4], "bytes, its index ends at .*cut short"),
+        ("tokens.idx", lambda data: data[:-8], "documents need .*cut short or damaged"),
+        ("tokens.idx", lambda data: b"x" + data[1:], "does not begin with MMIDIDX"),
+        ("tokens.idx", lambda data: data[:9] + b"\2" + data[10:], "version 2 and token type 4"),
+        ("targets.bin", lambda data: data[:-1], "packed rows do not fit their index"),
+        ("counts.bin", lambda data: data[:-1], "no multiple of 4: it was cut short"),
+        ("index.json", lambda data: data[:-1], "index of packed rows cannot be read"),
+        (
+            "index.json",
+            lambda data: data.replace(b'"vocabulary": "', b'"vocabulary": "0'),
+            "its manifest says",
+        ),
+    ],
+)
+def test_damaged_rows_are_refused(
+    name: str, change: Callable[[bytes], bytes], message: str, tmp_path: Path
+) -> None:
+    world = _world(heldout_tokens=0)
+    ref = _mix(world, tmp_path).rows
+
+    with pytest.raises(DataError, match=message):
+        load_rows(world.store, _damaged(world, ref, name, change))
+
+
+def test_a_flipped_bit_in_the_rows_is_refused(tmp_path: Path) -> None:
+    world = _world(heldout_tokens=0)
+    store = FolderStore(tmp_path / "store")
+    manifest = world.store.manifest(_mix(world, tmp_path).rows)
+    with store.draft(ArtifactKind.PACKED_ROWS) as draft:
+        for held in manifest.shards:
+            with draft.shard(held.path) as shard:
+                shard.path.write_bytes(world.store.local_path(held).read_bytes())
+        ref = draft.commit(facts=manifest.facts)
+    path = store.object_path(store.manifest(ref).shard("rows-00000/tokens.bin").md5)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+    with pytest.raises(DataError, match=r"shard 'rows-00000/tokens\.bin' is corrupt"):
+        load_rows(FolderStore(store.root), ref)
+
+
+def test_a_row_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    world = _world()
+    rows = load_rows(world.store, _mix(world, tmp_path).rows)
+
+    with pytest.raises(ConfigError, match=r"no row 999; the artifact has \d+, from 0"):
+        rows.tokens(999)
 
 
 def test_interleaved_ids_outside_the_layout_are_refused() -> None:

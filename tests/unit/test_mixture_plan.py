@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from interloom.config.mixture import Epochs, MixtureConfig, Rest, Share, SourceConfig
 from interloom.core.errors import ConfigError
-from interloom.mixture.plan import draw_documents, plan_tokens
+from interloom.mixture.plan import draw_documents, plan_phases, plan_tokens
 
 SIZES = {"text": 500, "speech": 100, "transcribe": 120, "speak": 120, "interleaved": 900}
 
@@ -47,7 +48,9 @@ def test_an_empty_source_is_refused() -> None:
 def test_budgets_over_the_total_are_refused() -> None:
     config = _config(speech=SourceConfig(budget=Epochs(epochs=9), max_epochs=9))
 
-    with pytest.raises(ConfigError, match=r"more than total_tokens = 1000: text 300, speech 900"):
+    with pytest.raises(
+        ConfigError, match=r"more than total_tokens = 1000: text 300 .*speech 900 .* 440 too many"
+    ):
         plan_tokens(config, SIZES)
 
 
@@ -69,7 +72,7 @@ def test_exactly_one_source_takes_the_rest(changes: Mapping[str, object], held: 
 def test_the_source_that_lags_most_is_drawn_next() -> None:
     lengths = {"a": np.full(4, 10), "b": np.full(2, 10)}
 
-    draws = draw_documents({"a": 40, "b": 20}, lengths, seed=1)
+    draws = draw_documents([{"a": 40, "b": 20}], lengths, seed=1)
 
     assert draws.sources_N.tolist() == [0, 1, 0, 0, 1, 0]
 
@@ -86,7 +89,7 @@ def test_what_is_drawn_is_within_half_a_document_of_what_is_asked(
     lengths = {"a": np.array(first), "b": np.array(second)}
     asked = {"a": round(epochs * sum(first)), "b": sum(second)}
 
-    draws = draw_documents(asked, lengths, seed)
+    draws = draw_documents([asked], lengths, seed)
 
     for index, name in enumerate(asked):
         own = draws.documents_N[draws.sources_N == index]
@@ -96,11 +99,83 @@ def test_what_is_drawn_is_within_half_a_document_of_what_is_asked(
     assert sorted(draws.documents_N[draws.sources_N == 1].tolist()) == list(range(len(second)))
 
 
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    st.integers(0, 1000),
+)
+def test_no_source_ever_lags_by_more_than_the_longest_documents(
+    first: list[int], second: list[int], seed: int
+) -> None:
+    lengths = {"a": np.array(first), "b": np.array(second)}
+    asked = {"a": 2 * sum(first), "b": sum(second)}
+
+    draws = draw_documents([asked], lengths, seed)
+
+    drawn = np.zeros((2, len(draws.sources_N) + 1))
+    for number, name in enumerate(asked):
+        own = draws.sources_N == number
+        tokens = np.zeros(len(own))
+        tokens[own] = lengths[name][draws.documents_N[own]]
+        drawn[number, 1:] = np.cumsum(tokens)
+    parts = np.array(list(asked.values())) / sum(asked.values())
+    error = np.abs(drawn - parts[:, None] * drawn.sum(axis=0))
+    assert error.max() <= max(first) + max(second)
+
+
+PHASES = [
+    {"share": 0.8, "interleaved": {"kind": "share", "share": 0}, "text": {"kind": "rest"}},
+    {"share": 0.2, "text": {"kind": "share", "share": 0.1}, "speak": {"kind": "epochs"}},
+]
+SCHEDULED = {"phases": PHASES, "text": {"budget": {"kind": "share", "share": 0.3}, "max_epochs": 9}}
+
+
+def test_a_phase_may_have_budgets_of_its_own() -> None:
+    large = SIZES | {"speak": 60}
+
+    early, late = plan_phases(
+        _config(**SCHEDULED, speak={"budget": {"kind": "epochs"}, "max_epochs": 2}), large
+    )
+
+    assert early == {"text": 576, "speech": 80, "transcribe": 96, "speak": 48, "interleaved": 0}
+    assert late == {"text": 20, "speech": 20, "transcribe": 24, "speak": 60, "interleaved": 76}
+
+
+def test_a_sources_documents_go_on_from_phase_to_phase() -> None:
+    lengths = {"a": np.full(10, 10), "b": np.full(10, 10)}
+
+    draws = draw_documents([{"a": 60, "b": 20}, {"a": 40, "b": 80}], lengths, seed=1)
+
+    assert draws.phase_ends == (8, 20)
+    assert draws.sources_N[:8].tolist().count(0) == 6
+    for number in (0, 1):
+        assert sorted(draws.documents_N[draws.sources_N == number]) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([{"share": 0.5}], "shares of all phases must sum to 1, got 0.5"),
+        ([{"share": 1.0, "speech": {"kind": "rest"}}], "budget for 'speech', which is no source"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(phases: list[object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        _config(phases=phases, speech=None)
+
+
+def test_a_phase_that_cannot_be_filled_is_named() -> None:
+    phases = [{"share": 0.5}, {"share": 0.5, "speech": {"kind": "epochs", "epochs": 6.0}}]
+
+    with pytest.raises(ConfigError, match=r"phase 1: the mixture asks for more than its tokens"):
+        plan_phases(_config(phases=phases), SIZES)
+
+
 def test_draws_of_a_source_do_not_hang_on_the_others() -> None:
     lengths = {"a": np.full(20, 10), "b": np.full(20, 10)}
 
-    alone = draw_documents({"a": 150}, {"a": lengths["a"]}, seed=5)
-    beside = draw_documents({"a": 150, "b": 90}, lengths, seed=5)
+    alone = draw_documents([{"a": 150}], {"a": lengths["a"]}, seed=5)
+    beside = draw_documents([{"a": 150, "b": 90}], lengths, seed=5)
 
     assert alone.documents_N.tolist() == beside.documents_N[beside.sources_N == 0].tolist()
 

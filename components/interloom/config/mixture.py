@@ -1,17 +1,17 @@
 """What the language model reads: sources, how much of each, how long the rows are."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from interloom.config.base import Frozen
 
 
 class Share(Frozen):
-    """A fixed part of all tokens."""
+    """A fixed part of all tokens; 0 leaves the source out."""
 
     kind: Literal["share"] = "share"
-    share: Annotated[float, Field(gt=0, le=1)]
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
 class Epochs(Frozen):
@@ -30,11 +30,54 @@ class Rest(Frozen):
 Budget = Annotated[Share | Epochs | Rest, Field(discriminator="kind")]
 
 
+SourceName = Literal["text", "speech", "transcribe", "speak", "interleaved"]
+
+
+SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
+
+
 class SourceConfig(Frozen):
-    """How much of one source is read, and how often it may be repeated for that."""
+    """How much of one source is read, and how often it may be repeated for that.
+
+    Attributes:
+        budget: How much.
+        max_epochs: More passes than these are refused.
+        expected_tokens: What one pass will hold, for ``interloom plan`` before the data is there;
+            nothing that is computed hangs on it.
+    """
 
     budget: Budget
     max_epochs: PositiveFloat = 1.0
+    expected_tokens: PositiveInt | None = None
+
+
+class PhaseConfig(Frozen):
+    """A stretch of training with budgets of its own.
+
+    Attributes:
+        share: Its part of ``total_tokens``.
+        text, speech, transcribe, speak, interleaved: What the source gives in this phase: a share
+            is of the phase, epochs are whole, the rest is the phase's. None goes on as the source's
+            own budget says: epochs are spread evenly over all training.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)]
+    text: Budget | None = None
+    speech: Budget | None = None
+    transcribe: Budget | None = None
+    speak: Budget | None = None
+    interleaved: Budget | None = None
+
+    def budget(self, source: str) -> Budget | None:
+        """What a source gives here, if it is said."""
+        held: dict[str, Budget | None] = {
+            "text": self.text,
+            "speech": self.speech,
+            "transcribe": self.transcribe,
+            "speak": self.speak,
+            "interleaved": self.interleaved,
+        }
+        return held[source]
 
 
 class MixtureConfig(Frozen):
@@ -52,6 +95,7 @@ class MixtureConfig(Frozen):
             measure the loss on; 0 for none.
         unfit: What becomes of an example that is longer than a row and may not be cut: it is left
             out and counted, or it stops the stage.
+        phases: A schedule: the mixture changes as training goes on. None is one phase.
     """
 
     row_length: Annotated[int, Field(ge=16)] = 256
@@ -63,6 +107,21 @@ class MixtureConfig(Frozen):
     interleaved: SourceConfig | None = SourceConfig(budget=Rest(), max_epochs=8)
     heldout_tokens: NonNegativeInt = 8_000
     unfit: Literal["leave_out", "refuse"] = "leave_out"
+    phases: tuple[PhaseConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _phases_are_a_whole(self) -> Self:
+        total = sum(phase.share for phase in self.phases)
+        if self.phases and abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of all phases must sum to 1, got {total:g}")
+        for number, phase in enumerate(self.phases):
+            for name in SOURCE_NAMES:
+                if phase.budget(name) is not None and name not in self.sources():
+                    raise ValueError(
+                        f"phases.{number} has a budget for {name!r}, which is no source of the "
+                        "mixture; add the source, or take the budget out"
+                    )
+        return self
 
     def sources(self) -> dict[str, SourceConfig]:
         """The sources that take part, by name, in a fixed order."""

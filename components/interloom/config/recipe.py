@@ -124,5 +124,9 @@ def _table(path: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A plain value as TOML. JSON's strings, numbers, booleans and lists are TOML's too."""
+    """A value on one line of TOML. JSON's strings, numbers and booleans are TOML's too."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(held)}' for key, held in value.items())} }}"
     return json.dumps(NONE if value is None else value, ensure_ascii=False)

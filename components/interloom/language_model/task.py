@@ -48,7 +48,7 @@ class LanguageModelTask:
         self._layout = layout
         self._rows_per_batch = rows_per_batch
         self._batches_per_step = batches_per_step
-        self._order = RowOrder(rows.num_rows, seed)
+        self._order = RowOrder(rows.num_rows, seed, rows.phase_rows)
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The loss of micro-batch ``index``."""

@@ -1,32 +1,39 @@
 """Packed rows: what they hold, in memory or memory-mapped from an artifact.
 
-Legend: B rows, L tokens of a row, D documents.
+Legend: B rows, L tokens of a row, S pieces of documents, N rows of a shard.
 
-An artifact of kind PACKED_ROWS has ``index.json`` and, for each shard, ``rows-NNNNN/``, and the
-same again under ``heldout/`` if anything is held out:
-``tokens.bin`` int32 (N, L); ``targets.bin`` bits (N, ceil(L / 8)), big end first; ``counts.bin``
-int32 (N,), targets of each row; ``documents.bin`` int32 (D, 3): row in the shard, first position,
-source; ordered. Numbers are little-endian. A position before the first padding belongs to the last
-document that starts at or before it.
+An artifact of kind PACKED_ROWS has ``index.json``, ``documents/SOURCE.parquet`` (id, licence and
+tokens of every document that the source has) and, for each shard, ``rows-NNNNN/``, and the same
+again under ``heldout/`` if anything is held out:
+``tokens.bin`` and ``tokens.idx``, Megatron's format with a document for each row and a sequence for
+each piece, without padding; ``targets.bin``, a bit for each token, big end first; ``counts.bin``
+int32 (N,), targets of each row; ``pieces.bin``, an ``ORIGIN`` for each piece.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interloom.core.artifacts import ArtifactRef
-from interloom.core.errors import DataError
+from interloom.core.errors import ConfigError, DataError
 from interloom.mixture.examples import Example, Ids, Mask
+from interloom.mixture.indexed import IndexedTokens, ResidentPages, Tokens
 from interloom.mixture.packing import pack_best_fit
 from interloom.ports.store import ArtifactStore
 
 INDEX = "index.json"
+ORIGIN = np.dtype([("document", "<i8"), ("start", "<i4"), ("source", "<i2"), ("licence", "<i2")])
+"""Of a piece: number of its document in the source, first token in it, source, licence."""
+
+_OPEN_SHARDS = 64  # mapped at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +53,25 @@ class RowBatch:
     positions_BL: Ids
     is_target_BL: Mask
     sources_BL: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a piece of a row is from.
+
+    Attributes:
+        source: Name of the source.
+        document_id: Id of the document, unique in its source.
+        start: First token of the piece in the document.
+        num_tokens: Its length.
+        licence: SPDX tag.
+    """
+
+    source: str
+    document_id: str
+    start: int
+    num_tokens: int
+    licence: str
 
 
 class RowPart(StrEnum):
@@ -83,6 +109,11 @@ class RowSource(Protocol):
         """What ``RowBatch.sources_BL`` counts."""
         ...
 
+    @property
+    def phase_rows(self) -> tuple[int, ...]:
+        """Rows of each phase of the mixture's schedule, in order; they sum to ``num_rows``."""
+        ...
+
     def num_targets(self, rows: Sequence[int]) -> int:
         """Targets of these rows together."""
         ...
@@ -94,11 +125,12 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One row as it is stored: documents as (first position, source), and the end of the last."""
+    """One row without its padding: tokens, targets, and length and source of each piece."""
 
-    tokens_L: Ids
-    is_target_L: Mask
-    documents_D2: Ids
+    tokens_T: Tokens
+    is_target_T: Mask
+    lengths_S: NDArray[np.int32]
+    sources_S: NDArray[np.int16]
 
 
 class MemoryRows:
@@ -114,44 +146,120 @@ class MemoryRows:
         """
         self.row_length = row_length
         self.source_names = tuple(sorted({name for name, _ in examples}))
+        self._pad = pad
         packing = pack_best_fit([len(example.ids_T) for _, example in examples], row_length)
         self.num_rows = packing.num_rows
-        self._pad = pad
-        self._tokens = np.full((packing.num_rows, row_length), pad, np.int32)
-        self._is_target = np.zeros((packing.num_rows, row_length), np.bool_)
-        documents: list[list[tuple[int, int]]] = [[] for _ in range(packing.num_rows)]
-        places = zip(examples, packing.rows_P.tolist(), packing.starts_P.tolist(), strict=True)
-        for (name, example), row, start in places:
-            stop = start + len(example.ids_T)
-            self._tokens[row, start:stop] = example.ids_T
-            self._is_target[row, start + 1 : stop] = example.is_target_T[1:]
-            documents[row].append((start, self.source_names.index(name)))
-        self._documents = [np.array(sorted(held), np.int32) for held in documents]
+        order = np.lexsort((packing.starts_P, packing.rows_P))
+        bounds = np.searchsorted(packing.rows_P[order], np.arange(packing.num_rows + 1))
+        self._rows = [
+            self._row([examples[place] for place in order[first:last]])
+            for first, last in itertools.pairwise(bounds)
+        ]
+
+    @property
+    def phase_rows(self) -> tuple[int, ...]:
+        """All rows are of one phase."""
+        return (self.num_rows,)
 
     def num_targets(self, rows: Sequence[int]) -> int:
         """Targets of these rows together."""
-        return int(self._is_target[list(rows)].sum())
+        return sum(int(self._rows[row].is_target_T.sum()) for row in rows)
 
     def batch(self, rows: Sequence[int]) -> RowBatch:
         """These rows, in this order."""
-        held = [_Row(self._tokens[r], self._is_target[r], self._documents[r]) for r in rows]
-        return _batch(held, self._pad)
+        return _batch([self._rows[row] for row in rows], self.row_length, self._pad)
+
+    def _row(self, held: Sequence[tuple[str, Example]]) -> _Row:
+        lengths = np.array([len(example.ids_T) for _, example in held], np.int32)
+        is_target = np.concatenate([example.is_target_T for _, example in held])
+        is_target[np.cumsum(lengths) - lengths] = False
+        return _Row(
+            np.concatenate([example.ids_T for _, example in held]),
+            is_target,
+            lengths,
+            np.array([self.source_names.index(name) for name, _ in held], np.int16),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """What ``index.json`` says.
+
+    Attributes:
+        row_length: L.
+        pad: Id that fills a row up.
+        vocabulary: Digest of the layout that the tokens were made with.
+        source_names: What ``ORIGIN``'s source counts.
+        licence_names: What its licence counts.
+        shard_rows: Rows of each shard.
+        phase_rows: Rows of each phase.
+    """
+
+    row_length: int
+    pad: int
+    vocabulary: str
+    source_names: tuple[str, ...]
+    licence_names: tuple[str, ...]
+    shard_rows: tuple[int, ...]
+    phase_rows: tuple[int, ...]
+
+    def to_json(self) -> str:
+        """For the artifact."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RowIndex":
+        """Read what ``to_json`` gave.
+
+        Raises:
+            DataError: It is something else.
+        """
+        try:
+            body = json.loads(text)
+            return cls(
+                row_length=body["row_length"],
+                pad=body["pad"],
+                vocabulary=body["vocabulary"],
+                source_names=tuple(body["source_names"]),
+                licence_names=tuple(body["licence_names"]),
+                shard_rows=tuple(body["shard_rows"]),
+                phase_rows=tuple(body["phase_rows"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the index of packed rows cannot be read: {error}") from error
 
 
 class StoredRows:
-    """Rows of an artifact, memory-mapped."""
+    """Rows of an artifact, memory-mapped shard by shard as they are read."""
 
-    def __init__(self, folder_of: Sequence[dict[str, Path]], index: "RowIndex") -> None:
-        """Map the files of each shard, given by their names."""
+    def __init__(
+        self,
+        shards: Sequence[Mapping[str, Path]],
+        index: RowIndex,
+        documents: Mapping[str, Path],
+    ) -> None:
+        """Look at the sizes of all files.
+
+        Args:
+            shards: The files of each shard, by name.
+            index: What ``index.json`` says.
+            documents: The table of each source's documents.
+
+        Raises:
+            DataError: A file was cut short, or does not fit its index.
+        """
         self.row_length = index.row_length
         self.source_names = index.source_names
+        self.phase_rows = index.phase_rows
         self.num_rows = sum(index.shard_rows)
-        self._pad = index.pad
-        self._shards = [
-            _ShardFiles.open(files, num_rows, index.row_length)
-            for files, num_rows in zip(folder_of, index.shard_rows, strict=True)
-        ]
-        self._starts = np.cumsum([0, *index.shard_rows])
+        self._index = index
+        self._shards = shards
+        self._documents = documents
+        self._pages = ResidentPages()
+        self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        self._starts = np.cumsum([0, *index.shard_rows]).tolist()
+        for number in range(len(shards)):
+            self._open(number)
 
     def num_targets(self, rows: Sequence[int]) -> int:
         """Targets of these rows together."""
@@ -159,51 +267,56 @@ class StoredRows:
 
     def batch(self, rows: Sequence[int]) -> RowBatch:
         """These rows, in this order."""
-        return _batch([shard.row(row) for shard, row in map(self._find, rows)], self._pad)
+        held = [shard.row(row) for shard, row in map(self._find, rows)]
+        return _batch(held, self.row_length, self._index.pad)
+
+    def tokens(self, row: int) -> Tokens:
+        """The tokens of one row, without padding; a view."""
+        shard, place = self._find(row)
+        return shard.tokens.document(place)
+
+    def origins(self, row: int) -> tuple[Origin, ...]:
+        """Where the pieces of a row are from, in their order."""
+        shard, place = self._find(row)
+        lengths, held = shard.pieces(place)
+        return tuple(
+            Origin(
+                source=self.source_names[piece["source"]],
+                document_id=self._document_id(self.source_names[piece["source"]], piece),
+                start=int(piece["start"]),
+                num_tokens=int(length),
+                licence=self._index.licence_names[piece["licence"]],
+            )
+            for length, piece in zip(lengths, held, strict=True)
+        )
+
+    def _document_id(self, source: str, piece: Any) -> str:
+        import pyarrow.parquet as pq
+
+        number = int(piece["document"])
+        with pq.ParquetFile(self._documents[source]) as file:
+            for group in range(file.num_row_groups):
+                held = file.metadata.row_group(group).num_rows
+                if number < held:
+                    return str(file.read_row_group(group, columns=["id"])["id"][number])
+                number -= held
+        raise DataError(f"source {source!r} has no document {piece['document']}")
 
     def _find(self, row: int) -> "tuple[_ShardFiles, int]":
+        if not 0 <= row < self.num_rows:
+            raise ConfigError(f"there is no row {row}; the artifact has {self.num_rows}, from 0")
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._shards[shard], row - int(self._starts[shard])
+        return self._open(shard), row - self._starts[shard]
 
-
-@dataclass(frozen=True, slots=True)
-class RowIndex:
-    """What ``index.json`` says."""
-
-    row_length: int
-    pad: int
-    source_names: tuple[str, ...]
-    shard_rows: tuple[int, ...]
-
-    def to_json(self) -> str:
-        """For the artifact."""
-        return json.dumps(
-            {
-                "pad": self.pad,
-                "row_length": self.row_length,
-                "shard_rows": list(self.shard_rows),
-                "source_names": list(self.source_names),
-            },
-            sort_keys=True,
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> "RowIndex":
-        """Read what ``to_json`` gave."""
-        body = json.loads(text)
-        return cls(
-            row_length=body["row_length"],
-            pad=body["pad"],
-            source_names=tuple(body["source_names"]),
-            shard_rows=tuple(body["shard_rows"]),
-        )
+    def _open_shard(self, number: int) -> "_ShardFiles":
+        return _ShardFiles.open(self._shards[number], self._index.shard_rows[number], self._pages)
 
 
 def load_heldout_rows(store: ArtifactStore, ref: ArtifactRef) -> StoredRows | None:
     """The rows of an artifact that nothing is trained on; None if there are none.
 
     Raises:
-        DataError: A file has another size than the index says.
+        DataError: A file was cut short, or does not fit its index.
     """
     if not store.manifest(ref).shards_under(RowPart.HELDOUT.folder):
         return None
@@ -214,69 +327,98 @@ def load_rows(store: ArtifactStore, ref: ArtifactRef, part: RowPart = RowPart.TR
     """The rows of an artifact.
 
     Raises:
-        DataError: A file has another size than the index says.
+        DataError: A file was cut short, or does not fit its index, or index and manifest name
+            different vocabularies.
     """
     manifest = store.manifest(ref)
     index_path = store.local_path(manifest.shard(part.folder + INDEX))
     index = RowIndex.from_json(index_path.read_text())
-    folders = [
+    if index.vocabulary != manifest.facts["vocabulary"]:
+        raise DataError(
+            f"the rows of {ref} are of vocabulary {index.vocabulary[:12]}, its manifest says "
+            f"{manifest.facts['vocabulary'][:12]}; run the mix stage again"
+        )
+    files = [
         {
             shard.path.rpartition("/")[2]: store.local_path(shard)
             for shard in manifest.shards_under(f"{part.folder}rows-{number:05d}/")
         }
         for number in range(len(index.shard_rows))
     ]
-    return StoredRows(folders, index)
+    documents = {
+        name: store.local_path(manifest.shard(f"{part.folder}documents/{name}.parquet"))
+        for name in index.source_names
+    }
+    return StoredRows(files, index, documents)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ShardFiles:
     """The memory-mapped files of one shard."""
 
-    tokens_NL: Ids
+    tokens: IndexedTokens
     bits: NDArray[np.uint8]
-    counts_N: Ids
-    documents_D3: Ids
+    counts_N: NDArray[np.int32]
+    origins_S: NDArray[Any]
 
     @classmethod
-    def open(cls, files: dict[str, Path], num_rows: int, row_length: int) -> "_ShardFiles":
-        width = -(-row_length // 8)
-        documents = np.memmap(files["documents.bin"], "<i4", mode="r").reshape(-1, 3)
-        try:
-            return cls(
-                np.memmap(files["tokens.bin"], "<i4", "r").reshape(num_rows, row_length),
-                np.memmap(files["targets.bin"], np.uint8, "r").reshape(num_rows, width),
-                np.memmap(files["counts.bin"], "<i4", "r").reshape(num_rows),
-                documents,
+    def open(cls, files: Mapping[str, Path], num_rows: int, pages: ResidentPages) -> "_ShardFiles":
+        held = cls(
+            IndexedTokens(files["tokens.bin"], files["tokens.idx"], pages),
+            pages.array(files["targets.bin"], "|u1"),
+            pages.array(files["counts.bin"], "<i4"),
+            pages.array(files["pieces.bin"], ORIGIN),
+        )
+        found = (
+            held.tokens.num_documents,
+            len(held.counts_N),
+            len(held.origins_S),
+            len(held.bits),
+        )
+        sequences, num_bytes = held.tokens.num_sequences, -(-held.tokens.num_tokens // 8)
+        expected = (num_rows, num_rows, sequences, num_bytes)
+        if found != expected:
+            raise DataError(
+                "packed rows do not fit their index: rows, counts, pieces and bytes of targets "
+                f"are {found}, expected {expected}; run the mix stage again"
             )
-        except ValueError as error:
-            raise DataError(f"packed rows do not fit their index: {error}") from error
+        return held
+
+    def pieces(self, row: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Length and origin of each piece of a row."""
+        first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
+        return self.tokens.lengths_S[first:last], self.origins_S[first:last]
 
     def row(self, row: int) -> _Row:
-        first, last = np.searchsorted(self.documents_D3[:, 0], [row, row + 1])
-        is_target = np.unpackbits(self.bits[row], count=self.tokens_NL.shape[1]).astype(np.bool_)
-        return _Row(self.tokens_NL[row], is_target, self.documents_D3[first:last, 1:])
+        first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
+        start, stop = self.tokens.first_token(first), self.tokens.first_token(last)
+        bits = np.unpackbits(self.bits[start >> 3 : (stop + 7) >> 3])
+        return _Row(
+            self.tokens.tokens(start, stop),
+            bits[start & 7 : (start & 7) + stop - start].view(np.bool_),
+            self.tokens.lengths_S[first:last],
+            self.origins_S["source"][first:last],
+        )
 
 
-def _batch(rows: Sequence[_Row], pad: int) -> RowBatch:
-    tokens = np.stack([row.tokens_L for row in rows])
-    laid_out = [_layout(row, pad) for row in rows]
-    return RowBatch(
-        tokens_BL=tokens,
-        segments_BL=np.stack([segments for segments, _, _ in laid_out]),
-        positions_BL=np.stack([positions for _, positions, _ in laid_out]),
-        is_target_BL=np.stack([row.is_target_L for row in rows]),
-        sources_BL=np.stack([sources for _, _, sources in laid_out]),
-    )
+def _batch(rows: Sequence[_Row], row_length: int, pad: int) -> RowBatch:
+    """Pad rows and lay them side by side.
 
-
-def _layout(row: _Row, pad: int) -> tuple[Ids, Ids, Ids]:
-    """Segments, positions and sources (L,) of one row."""
-    length = len(row.tokens_L)
-    starts = row.documents_D2[:, 0]
-    filled = int(np.count_nonzero(row.tokens_L != pad))  # padding stands at the end alone
-    bounds = np.append(starts, filled) if filled < length else starts
-    segments = np.searchsorted(bounds, np.arange(length), side="right") - 1
-    positions = np.arange(length) - bounds[segments]
-    sources = row.documents_D2[np.minimum(segments, len(starts) - 1), 1]
-    return segments.astype(np.int32), positions.astype(np.int32), sources.astype(np.int32)
+    Raises:
+        DataError: A row is longer than the index says rows are.
+    """
+    shape = (len(rows), row_length)
+    tokens, is_target = np.full(shape, pad, np.int32), np.zeros(shape, np.bool_)
+    segments, positions, sources = (np.empty(shape, np.int32) for _ in range(3))
+    for place, row in enumerate(rows):
+        filled = len(row.tokens_T)
+        if filled > row_length:
+            raise DataError(f"a row has {filled} tokens, the index says {row_length}; mix again")
+        tokens[place, :filled] = row.tokens_T
+        is_target[place, :filled] = row.is_target_T
+        lengths = np.append(row.lengths_S, row_length - filled)
+        starts = np.cumsum(lengths) - lengths
+        segments[place] = np.repeat(np.arange(len(lengths)), lengths)
+        positions[place] = np.arange(row_length) - np.repeat(starts, lengths)
+        sources[place] = np.repeat(np.append(row.sources_S, row.sources_S[-1]), lengths)
+    return RowBatch(tokens, segments, positions, is_target, sources)

@@ -15,7 +15,8 @@ from interloom.stages.result import StageRequest, StageResult
 if TYPE_CHECKING:
     from interloom.corpora.tables import Split
     from interloom.mixture.examples import Example
-    from interloom.mixture.writing import RowCounts, SpooledSource
+    from interloom.mixture.spooling import SpooledSource
+    from interloom.mixture.writing import RowCounts
     from interloom.vocabulary.layout import VocabularyLayout
 
 _NAMED = 16  # ids of left-out examples that the manifest lists
@@ -34,7 +35,7 @@ class MixRequest(StageRequest):
     text_tokenizer: ArtifactRef
     config: MixtureConfig = MixtureConfig()
     seed: int = 0
-    version: Literal[1] = 1
+    version: Literal[2] = 2
 
 
 class MixResult(StageResult):
@@ -48,8 +49,9 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
 
     Metrics ``mix/asked/SOURCE`` and ``mix/drawn/SOURCE`` count tokens, ``mix/targets/SOURCE`` those
     with loss, ``mix/epochs/SOURCE`` the passes, ``mix/left_out/SOURCE`` examples that fit no row,
-    ``mix/drawn/modality/...`` tokens of the rows by modality, ``mix/fill`` the part of all places
-    that is not padding.
+    ``mix/drawn/modality/...`` tokens of the rows by modality, ``mix/asked/licence/SPDX`` and
+    ``mix/drawn/licence/SPDX`` those by licence, ``mix/fill`` the part of all places that is not
+    padding.
 
     Raises:
         ConfigError: The mixture cannot be made of these sources; says why.
@@ -57,7 +59,7 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
     """
     import shutil
 
-    from interloom.mixture.plan import all_documents, draw_documents, plan_tokens
+    from interloom.mixture.plan import all_documents, draw_documents, plan_phases
     from interloom.mixture.rows import RowPart
     from interloom.mixture.writing import write_rows
 
@@ -65,9 +67,10 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
     shutil.rmtree(work.folder / "spool", ignore_errors=True)
     sources = _spool("train", request, store, layout, work)
     heldout = _spool("heldout", request, store, layout, work)
-    asked = plan_tokens(request.config, {name: held.num_tokens for name, held in sources.items()})
+    phases = plan_phases(request.config, {name: held.num_tokens for name, held in sources.items()})
     lengths = {name: held.lengths_D for name, held in sources.items()}
-    draws = draw_documents(asked, lengths, request.seed)
+    draws = draw_documents(phases, lengths, request.seed)
+    asked = {name: sum(phase[name] for phase in phases) for name in sources}
     with store.draft(ArtifactKind.PACKED_ROWS) as draft:
         counts = write_rows(
             draft,
@@ -92,12 +95,16 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
             )
         rows = draft.commit(
             parents=tuple(request.inputs().values()),
-            licences=tuple(_licences(sources)),
+            licences=tuple(name for held in sources.values() for name in held.licence_names),
             facts={
-                "asked": dict(asked),
+                "asked": asked,
+                "asked_by_licence": _asked_by_licence(asked, sources),
                 "drawn": {name: counts.tokens[name] for name in sources},
+                "drawn_by_licence": dict(counts.licences),
+                "drawn_by_modality": dict(counts.modalities),
                 "left_out": {name: list(s.left_out[:_NAMED]) for name, s in sources.items()},
                 "layout": layout.to_dict(),
+                "phases": [dict(phase) for phase in phases],
                 "row_length": request.config.row_length,
                 "seed": request.seed,
                 "vocabulary": layout.digest,
@@ -138,7 +145,7 @@ def _spool(
     work: Workspace,
 ) -> "dict[str, SpooledSource]":
     """A split of every source on disk, in the mixture's order; of what is held out, the first."""
-    from interloom.mixture.writing import CutRule, first_examples, spool
+    from interloom.mixture.spooling import CutRule, first_examples, spool
     from interloom.vocabulary.layout import Marker
 
     rule = CutRule(
@@ -203,8 +210,16 @@ def _rows(
     return read_table(store, ref, table, split=split, columns=("id", *columns, "licence"))
 
 
-def _licences(sources: "Mapping[str, SpooledSource]") -> set[str]:
-    return {licence for held in sources.values() for licence in held.licences}
+def _asked_by_licence(
+    asked: Mapping[str, int], sources: "Mapping[str, SpooledSource]"
+) -> dict[str, int]:
+    """Tokens by licence, if each source gave its licences in equal parts."""
+    sums: dict[str, float] = {}
+    for name, held in sources.items():
+        for licence, tokens in held.licence_tokens().items():
+            part = asked[name] * tokens / held.num_tokens
+            sums[licence] = sums.get(licence, 0.0) + part
+    return {licence: round(tokens) for licence, tokens in sums.items()}
 
 
 def _metrics(
@@ -219,6 +234,9 @@ def _metrics(
         points[f"epochs/{name}"] = counts.tokens[name] / max(1, held.num_tokens)
         points[f"left_out/{name}"] = len(held.left_out)
     points |= {f"drawn/modality/{name}": n for name, n in sorted(counts.modalities.items())}
+    for licence, tokens in sorted(_asked_by_licence(asked, sources).items()):
+        points[f"asked/licence/{licence}"] = tokens
+        points[f"drawn/licence/{licence}"] = counts.licences[licence]
     points["rows"] = counts.num_rows
     points["fill"] = counts.fill
     return tuple(Metric(f"mix/{name}", float(value)) for name, value in points.items())

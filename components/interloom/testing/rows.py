@@ -8,7 +8,8 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.mixture.examples import Example
 from interloom.mixture.plan import all_documents, draw_documents
 from interloom.mixture.rows import RowPart
-from interloom.mixture.writing import CutRule, spool, write_rows
+from interloom.mixture.spooling import CutRule, spool
+from interloom.mixture.writing import write_rows
 from interloom.ports.store import ArtifactStore
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
@@ -46,7 +47,7 @@ def store_counting_rows(
         for name in ("text", "speech")
     }
     draws = draw_documents(
-        {name: held.num_tokens for name, held in sources.items()},
+        [{name: held.num_tokens for name, held in sources.items()}],
         {name: held.lengths_D for name, held in sources.items()},
         seed=1,
     )

@@ -1,0 +1,181 @@
+"""A source on disk: its examples are encoded once, then measured, drawn and packed by number.
+
+Legend: D documents, P pieces.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from interloom.core.errors import DataError
+from interloom.core.spans import Span
+from interloom.mixture.cutting import cut
+from interloom.mixture.examples import Example, Ids, Mask
+
+DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens", pa.int32())])
+_ROWS = 8192  # of a row group
+
+
+@dataclass(frozen=True, slots=True)
+class CutRule:
+    """How documents become pieces: see ``cut``."""
+
+    row_length: int
+    audio_begin: int
+    audio_end: int
+    refuses_unfit: bool
+    keeps_whole: bool = False
+
+    def whole(self) -> "CutRule":
+        """The rule for pairs, whose loss hangs on all that stands before it: never cut."""
+        return replace(self, keeps_whole=True)
+
+    def pieces(self, ids_T: Ids) -> tuple[Span, ...] | None:
+        """The pieces of a document; None if it fits no row."""
+        if self.keeps_whole and len(ids_T) > self.row_length:
+            return None
+        return cut(ids_T, self.row_length, begin=self.audio_begin, end=self.audio_end)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpooledSource:
+    """One source on disk: ids, targets, and where its documents and pieces lie.
+
+    Attributes:
+        ids: The file of all tokens.
+        targets: The file that says which of them are targets.
+        documents: Parquet table ``DOCUMENTS``, a row for each.
+        starts_P: First token of each piece in the spool; one more at the end.
+        first_piece_D: First piece of each document; one more at the end.
+        lengths_D: Tokens of each document.
+        licences_D: Licence of each document, an index into ``licence_names``.
+        licence_names: SPDX tags, in the order of their first document.
+        left_out: Ids of documents that fit no row.
+    """
+
+    ids: Path
+    targets: Path
+    documents: Path
+    starts_P: NDArray[np.int64]
+    first_piece_D: NDArray[np.int64]
+    lengths_D: NDArray[np.int64]
+    licences_D: NDArray[np.int16]
+    licence_names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one pass."""
+        return int(self.lengths_D.sum())
+
+    def licence_tokens(self) -> dict[str, int]:
+        """Tokens of one pass by licence."""
+        sums = np.bincount(self.licences_D, self.lengths_D, len(self.licence_names))
+        return {name: int(n) for name, n in zip(self.licence_names, sums, strict=True)}
+
+    def tokens(self) -> Ids:
+        """All tokens, memory-mapped."""
+        return _map(self.ids, "<i4")
+
+    def is_target(self) -> Mask:
+        """Which of them are targets, memory-mapped."""
+        return _map(self.targets, "?")
+
+
+@dataclass(slots=True)
+class _Spool:
+    """Grows while a source is read."""
+
+    lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    piece_lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    pieces: "array[int]" = field(default_factory=lambda: array("q"))
+    licences: "array[int]" = field(default_factory=lambda: array("h"))
+    licence_numbers: dict[str, int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, example: Example, rule: CutRule, ids: BinaryIO, targets: BinaryIO) -> bool:
+        """Take an example; says whether it has a token and fits a row."""
+        spans = rule.pieces(example.ids_T)
+        if spans is None:
+            self._leave_out(example, rule)
+        if not spans:
+            return False
+        self.lengths.append(len(example.ids_T))
+        self.piece_lengths.extend(span.length for span in spans)
+        self.pieces.append(len(spans))
+        number = self.licence_numbers.setdefault(example.licence, len(self.licence_numbers))
+        self.licences.append(number)
+        ids.write(np.ascontiguousarray(example.ids_T, "<i4").tobytes())
+        targets.write(np.ascontiguousarray(example.is_target_T, "?").tobytes())
+        return True
+
+    def _leave_out(self, example: Example, rule: CutRule) -> None:
+        if rule.refuses_unfit:
+            raise DataError(
+                f"example {example.id!r} has {len(example.ids_T)} tokens, a row holds "
+                f"{rule.row_length}, and neither speech nor a pair is cut; raise row_length, or "
+                "set unfit to 'leave_out'"
+            )
+        self.left_out.append(example.id)
+
+
+def spool(name: str, examples: Iterable[Example], rule: CutRule, folder: Path) -> SpooledSource:
+    """Write a source to ``folder`` and measure it.
+
+    Raises:
+        DataError: An example fits no row and the rule refuses that.
+    """
+    held = _Spool()
+    ids, targets, documents = (folder / f"{name}.{end}" for end in ("ids", "targets", "parquet"))
+    with ids.open("wb") as ids_file, targets.open("wb") as targets_file:
+        taken = (one for one in examples if held.add(one, rule, ids_file, targets_file))
+        _write_documents(documents, taken)
+    return SpooledSource(
+        ids,
+        targets,
+        documents,
+        _bounds(held.piece_lengths),
+        _bounds(held.pieces),
+        np.array(held.lengths, np.int64),
+        np.array(held.licences, np.int16),
+        tuple(held.licence_numbers),
+        tuple(held.left_out),
+    )
+
+
+def first_examples(examples: Iterable[Example], num_tokens: int) -> Iterator[Example]:
+    """Examples until they hold ``num_tokens``."""
+    held = 0
+    for example in examples:
+        if held >= num_tokens:
+            return
+        held += len(example.ids_T)
+        yield example
+
+
+def _write_documents(path: Path, examples: Iterable[Example]) -> None:
+    """The table of all documents, a row group at a time."""
+    iterator = iter(examples)
+    with pq.ParquetWriter(path, DOCUMENTS, compression="zstd") as file:
+        while held := [(one.id, one.licence, len(one.ids_T)) for one in islice(iterator, _ROWS)]:
+            columns = [pa.array(column) for column in zip(*held, strict=True)]
+            file.write_table(pa.Table.from_arrays(columns, schema=DOCUMENTS))
+
+
+def _bounds(lengths: "array[int]") -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(lengths, np.int64))])
+
+
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    """Memory-map a file, which may be empty."""
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r")
