@@ -11,6 +11,7 @@ from interloom.ports.gate import QualityGate
 from interloom.ports.launcher import Launcher
 from interloom.ports.store import ArtifactStore
 from interloom.stages.contract import StageContract
+from interloom.stages.pricing import Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def connect(settings: Settings) -> Services:
     from interloom.adapters.sql_catalog import SqlCatalog  # heavy, and no stage needs it
 
     store = open_store(settings)
-    catalog = SqlCatalog.connect(settings.catalog_url)
+    catalog = SqlCatalog.connect(settings.catalog_url, tells_events=settings.tells_lineage)
     launcher = _launcher(settings)
     contract = StageContract(
         store=store,
@@ -48,6 +49,12 @@ def connect(settings: Settings) -> Services:
         numeric_class=f"{settings.image_digest}|{settings.device_kind}",
         lease_ttl_s=settings.lease_ttl_s,
         is_paranoid=settings.paranoid,
+        prices=Prices(
+            node_kind=settings.node_kind,
+            gpu_hour=settings.price_per_gpu_hour,
+            cpu_hour=settings.price_per_cpu_hour,
+            currency=settings.currency,
+        ),
     )
     return Services(settings, store, catalog, launcher, contract)
 

@@ -15,11 +15,13 @@ class PipelineParameters(Frozen):
         recipe: A committed name, or the path of a TOML file.
         overrides: ``section.key=value`` changes to it.
         only: Stop at this stage; None runs all.
+        fresh: Stages that run although there is a result to reuse.
     """
 
     recipe: str
     overrides: tuple[str, ...] = ()
     only: str | None = None
+    fresh: tuple[str, ...] = ()
 
     def load(self) -> tuple[Recipe, tuple[Step, ...]]:
         """The recipe and its steps.
@@ -30,6 +32,7 @@ class PipelineParameters(Frozen):
         """
         recipe = load_recipe(self.recipe, self.overrides)
         stages = [step.stage for step in pretraining_steps(recipe)]
-        if self.only is not None and self.only not in stages:
-            raise ConfigError(f"there is no stage {self.only!r}{nearest(self.only, stages)}")
+        for name in (*self.fresh, *([self.only] if self.only is not None else [])):
+            if name not in stages:
+                raise ConfigError(f"there is no stage {name!r}{nearest(name, stages)}")
         return recipe, pretraining_steps(recipe, self.only)

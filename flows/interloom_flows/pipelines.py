@@ -24,13 +24,14 @@ from interloom.config.recipe import Recipe
 from interloom.config.settings import load_settings
 from interloom.core.errors import ConfigError, TransientError
 from interloom.core.ids import new_run_id
-from interloom.ports.progress import NoProgress, Progress
+from interloom.ports.progress import Progress
 from interloom.stages.contract import StageCall, StageContract, StageOutcome, execute_stage
 from interloom.stages.sweeping import reconcile, sweep
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
 from interloom_flows.planning import named_corpora, stage_call
+from interloom_flows.pools import is_moving, limited
 from interloom_flows.recording import (
     MIXTURE_RERUN,
     NIGHTLY_EVALUATION,
@@ -124,11 +125,16 @@ def nightly_evaluation(parameters: PipelineParameters) -> str:
 
 @flow(name="sweeper", persist_result=False)
 def sweeper() -> int:
-    """End what the dead left: workspaces, drafts, leases, runs; gives the number of folders."""
+    """End what the dead left: workspaces, drafts, leases, runs, jobs; gives the folders' number."""
     with _called() as caller:
-        swept = sweep(caller.services.contract, grace_s=caller.services.settings.staging_grace_s)
+        services = caller.services
+        swept = sweep(services.contract, grace_s=services.settings.staging_grace_s)
+        ttl_s = services.settings.lease_ttl_s
+        held = services.catalog.leased(ttl_s=ttl_s)
+        orphans = services.launcher.reconcile(held, grace_s=2 * ttl_s)
     get_run_logger().info(
-        "removed %d folders, ended %d runs and %d leases", swept.folders, swept.runs, swept.leases
+        "removed %d folders, ended %d runs, %d leases and %d jobs of a cluster",
+        *(swept.folders, swept.runs, swept.leases, orphans),
     )
     return swept.folders
 
@@ -154,7 +160,9 @@ def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
         services = caller.services
         sweep(services.contract, grace_s=services.settings.staging_grace_s)
         with pipeline_run(services.contract, recipe, job) as run_id:
-            schedule = _Schedule(services, recipe, run_id, caller.listener)
+            schedule = _Schedule(
+                services, recipe, run_id, caller.listener, frozenset(parameters.fresh)
+            )
             corpora = named_corpora(services.catalog, recipe)
             _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))
     return run_id
@@ -167,7 +175,7 @@ def _called() -> Iterator[Caller]:
     if caller is not None:
         yield caller
         return
-    services = connect(load_settings())
+    services = limited(connect(load_settings()))
     try:
         yield Caller(services, _PrefectLog())
     finally:
@@ -182,6 +190,7 @@ class _Schedule:
     recipe: Recipe
     run_id: str
     listener: RunListener
+    fresh: frozenset[str] = frozenset()
     futures: dict[str, PrefectFuture[StageOutcome]] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
 
@@ -198,8 +207,8 @@ class _Schedule:
                 stage = done.get()
                 del self.busy[stage]
                 inputs = inputs.with_result(stage, self.futures[stage].result().result)
-        except BaseException:
-            self.services.launcher.stop()
+        except BaseException as error:
+            self.services.launcher.stop(leaves_jobs=is_moving(error))
             raise
         return inputs
 
@@ -214,6 +223,7 @@ class _Schedule:
                 left.append(step)
                 continue
             call = stage_call(self.recipe, step, inputs, self.run_id)
+            call = replace(call, is_fresh=step.stage in self.fresh)
             demand = min(call.num_ranks * call.threads_per_rank, limit)
             if sum(self.busy.values()) + demand > limit:
                 left.append(step)
@@ -234,12 +244,25 @@ class _Schedule:
         future.add_done_callback(lambda _: tell(step.stage))
 
 
+@dataclass(slots=True)
+class _LoggedNotes:
+    """Puts into Prefect's log what a stage waits for; how far it is stands in its own log."""
+
+    stage: str
+    last: str = ""
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        if note and note != self.last and total is None and done == 0:
+            self.last = note
+            get_run_logger().info("%s: %s", self.stage, note)
+
+
 class _PrefectLog:
     """A listener for flows that nobody watches: lines in Prefect's log."""
 
     def started(self, stage: str) -> Progress:
         get_run_logger().info("%s: started", stage)
-        return NoProgress()
+        return _LoggedNotes(stage)
 
     def reused(self, stage: str) -> None:
         get_run_logger().info("%s: reused", stage)

@@ -6,14 +6,14 @@ has no key yet.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError
-from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit
+from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit, Usage
 from interloom.stages.contract import (
     StageCall,
     StageContract,
@@ -22,6 +22,7 @@ from interloom.stages.contract import (
     stage_key,
     why_not,
 )
+from interloom.stages.pricing import Prices
 from interloom.stages.result import StageResult, train_config
 from interloom_flows.pipeline import Inputs, Step
 
@@ -45,13 +46,18 @@ class PlannedStep:
         step: Which.
         reuse: What it reuses; None if it will run.
         why: Why it will run; empty if it will not.
-        estimate_s: Seconds that it took the last time in this recipe, if it ever ran.
+        before: What it used the last time in this recipe, if it ever ran.
     """
 
     step: Step
     reuse: Reuse | None
     why: str = ""
-    estimate_s: float | None = None
+    before: Usage | None = None
+
+    @property
+    def estimate_s(self) -> float | None:
+        """Seconds that it took the last time."""
+        return self.before.wall_s if self.before else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +80,67 @@ class Plan:
         """The steps that will run, in order."""
         return tuple(planned for planned in self.steps if planned.reuse is None)
 
+    def cost(self, prices: Prices) -> "PlanCost":
+        """What is known of the cost of the steps that will run, at today's prices."""
+        known = [planned.before for planned in self.to_run if planned.before is not None]
+        return PlanCost(
+            num_unknown=len(self.to_run) - len(known),
+            wall_s=sum(used.wall_s for used in known),
+            gpu_hours=sum(used.gpu_hours for used in known),
+            price=sum(prices.of(used) for used in known),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCost:
+    """What the steps of a plan that will run used the last time, added up.
+
+    Attributes:
+        num_unknown: Steps that never ran in this recipe; they are not in the sums.
+        wall_s: Seconds, one step after the other.
+        gpu_hours: GPUs held.
+        price: At the prices that were given.
+    """
+
+    num_unknown: int
+    wall_s: float
+    gpu_hours: float
+    price: float
+
 
 def resolve(
     contract: StageContract,
     recipe: Recipe,
     steps: Sequence[Step],
     corpora: Mapping[str, ArtifactRef],
+    *,
+    fresh: Collection[str] = (),
 ) -> Plan:
-    """Look every step up in the catalog, in topological order. Writes nothing."""
+    """Look every step up in the catalog, in topological order. Writes nothing.
+
+    Args:
+        contract: The installation.
+        recipe: What is wanted.
+        steps: Of the recipe.
+        corpora: That the recipe names.
+        fresh: Stages that run although there is a result to reuse.
+    """
     inputs = Inputs(corpora=corpora)
     planned = list[PlannedStep]()
     for step in steps:
         remade = [name for name in step.after if name not in inputs.results]
         call = None if remade else stage_call(recipe, step, inputs)
-        reuse = None if call is None else _reuse(contract, call)
+        is_fresh = step.stage in fresh
+        reuse = None if call is None or is_fresh else _reuse(contract, call)
         if reuse is not None:
             planned.append(PlannedStep(step, reuse))
             inputs = inputs.with_result(step.stage, reuse.result)
             continue
         before = contract.catalog.last_run(step.stage, recipe.name)
-        why = _why(contract, recipe, step, call, before) or _follows(remade, steps)
-        planned.append(
-            PlannedStep(step, None, why, before.usage.wall_s or None if before else None)
-        )
+        asked = "asked for anew" if is_fresh else ""
+        why = asked or _why(contract, recipe, step, call, before) or _follows(remade, steps)
+        used = before.usage if before is not None and before.usage.wall_s else None
+        planned.append(PlannedStep(step, None, why, used))
     return Plan(recipe, tuple(planned), inputs)
 
 
@@ -117,10 +161,10 @@ def stage_call(
 
 
 def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
-    """The corpora that a recipe names, as ``name`` or ``name@version``.
+    """The corpora that a recipe names, as ``name``, ``name@version`` or ``name@alias``.
 
     Raises:
-        ConfigError: A version is no number.
+        ConfigError: Nothing stands behind an ``@``.
         MissingError: One is not in the catalog.
     """
     source = recipe.ingest.source
@@ -133,16 +177,20 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
 
 
 def dataset_named(catalog: Catalog, name: str) -> DatasetVersion:
-    """The version that ``name`` or ``name@version`` stands for; the newest by default.
+    """What ``name``, ``name@version`` or ``name@alias`` stands for; the newest by default.
 
     Raises:
-        ConfigError: The version is no number.
-        MissingError: There is no such name or version.
+        ConfigError: Nothing stands behind the ``@``.
+        MissingError: There is no such name, version or alias.
     """
     base, at, version = name.partition("@")
     digits = version.removeprefix("v")
+    if at and not version:
+        raise ConfigError(
+            f"{name!r}: a version or an alias is missing behind the @, as in {base}@3"
+        )
     if at and not digits.isdecimal():
-        raise ConfigError(f"{name!r}: a version is a number, as in {base}@3, got {version!r}")
+        return catalog.aliased(base, version)
     return catalog.dataset(base, int(digits) if at else None)
 
 

@@ -1,6 +1,7 @@
 """Run a recipe: at once from the catalog if everything is there, else through Prefect."""
 
 from interloom.bootstrap import Services
+from interloom.stages.leasing import end_dead_runs
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.planning import named_corpora, resolve
@@ -20,7 +21,9 @@ def run_recipe(services: Services, parameters: PipelineParameters, listener: Run
         TransientError: A stage failed more often than it is tried.
     """
     recipe, steps = parameters.load()
-    plan = resolve(services.contract, recipe, steps, named_corpora(services.catalog, recipe))
+    end_dead_runs(services.catalog)
+    corpora = named_corpora(services.catalog, recipe)
+    plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
     if not plan.to_run:
         return record_plan(services.contract, plan, listener)
     with prefect_api(services.settings.home, services.settings.prefect_api_url):

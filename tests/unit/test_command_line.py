@@ -60,7 +60,7 @@ def command(
         (["chat", "hello", "--audio", "x.wav"], 64, "give QUESTION or --audio, not both"),
         (["chat", "--audio", "x.wav"], 69, "x.wav: there is no such file"),
         (["data", "show", "mine"], 69, "mine"),
-        (["data", "show", "mine@x"], 64, "a version is a number, as in mine@3, got 'x'"),
+        (["data", "show", "mine@x"], 69, "no dataset is called 'mine'"),
         (["ingest", "text", "nowhere", "--name", "n"], 69, "there is no nowhere"),
         (["ingest", "text", "nowhere", "--name", "a b"], 64, "--name: letters, digits"),
     ],

@@ -8,13 +8,24 @@ import pytest
 from interloom.config.recipe import Recipe, recipe_of
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, MissingError
-from interloom.ports.catalog import RunState
+from interloom.core.ids import new_run_id
+from interloom.ports.catalog import RunStart, RunState, Usage
 from interloom.stages.contract import StageContract, execute_stage
+from interloom.stages.pricing import Prices
 from interloom.testing import catalog as catalogs
 from interloom.testing.hollow import HollowLauncher
 from interloom.testing.store import MemoryStore
 from interloom_flows.pipeline import Inputs, pretraining_steps
-from interloom_flows.planning import Plan, named_corpora, request_changes, resolve, stage_call
+from interloom_flows.planning import (
+    Plan,
+    PlanCost,
+    PlannedStep,
+    dataset_named,
+    named_corpora,
+    request_changes,
+    resolve,
+    stage_call,
+)
 from interloom_flows.recording import pipeline_run, record_plan
 from interloom_flows.results import find_run, fold_intervals, summarise
 
@@ -203,13 +214,50 @@ def test_named_corpora_are_looked_up(contract: StageContract) -> None:
         named_corpora(contract.catalog, wanted)
 
 
-def test_a_version_that_is_no_number_is_refused(contract: StageContract) -> None:
+def test_a_corpus_is_named_by_version_or_alias(contract: StageContract) -> None:
     wanted = recipe(
-        "ingest.source.kind=catalog", 'ingest.source.speech="s@new"', 'ingest.source.text="t"'
+        "ingest.source.kind=catalog", 'ingest.source.speech="s@best"', 'ingest.source.text="s@1"'
+    )
+    run(contract, recipe())
+    made = contract.catalog.dataset("r/ingest.speech")
+    contract.catalog.publish_dataset("s", contract.store.manifest(made.ref), new_run(contract))
+    contract.catalog.tag("s", "best", 1, "ada")
+
+    assert named_corpora(contract.catalog, wanted) == {"speech": made.ref, "text": made.ref}
+    with pytest.raises(MissingError, match="'s' has no alias 'new'; its aliases are best"):
+        dataset_named(contract.catalog, "s@new")
+    with pytest.raises(ConfigError, match="a version or an alias is missing behind the @"):
+        dataset_named(contract.catalog, "s@")
+
+
+def new_run(contract: StageContract) -> str:
+    run_id = new_run_id()
+    contract.catalog.start_run(RunStart(run_id, "ingest_speech", "s"))
+    return run_id
+
+
+def test_a_stage_asked_for_anew_runs_although_its_result_is_there(contract: StageContract) -> None:
+    run(contract, recipe())
+    steps = pretraining_steps(recipe())
+
+    planned = resolve(contract, recipe(), steps, {}, fresh={"mix"})
+
+    assert next(step.why for step in planned.to_run) == "asked for anew"
+    assert planned.to_run[0].step.stage == "mix"
+
+
+def test_the_cost_of_a_plan_is_what_its_steps_used_at_todays_prices() -> None:
+    used = Usage(wall_s=1800.0, cpu_s=7200.0, num_gpus=8)
+    steps = pretraining_steps(recipe())[:3]
+    planned = (
+        PlannedStep(steps[0], None, "new", used),
+        PlannedStep(steps[1], None, "new", used),
+        PlannedStep(steps[2], None, "new"),
     )
 
-    with pytest.raises(ConfigError, match="a version is a number, as in s@3, got 'new'"):
-        named_corpora(contract.catalog, wanted)
+    cost = Plan(recipe(), planned, Inputs()).cost(Prices(gpu_hour=2.5, cpu_hour=0.05))
+
+    assert cost == PlanCost(num_unknown=1, wall_s=3600.0, gpu_hours=8.0, price=20.2)
 
 
 def test_an_input_that_changed_is_called_so() -> None:

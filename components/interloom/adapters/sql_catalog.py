@@ -14,16 +14,21 @@ class SqlCatalog(Leases, Runs, Publishing, Datasets, Lineage, Graph, GovernanceR
     """A ``Catalog`` in a relational database; safe for any number of threads and processes."""
 
     @classmethod
-    def connect(cls, url: str) -> "SqlCatalog":
+    def connect(cls, url: str, *, tells_events: bool = False) -> "SqlCatalog":
         """Open the catalog at a SQLAlchemy URL.
 
         A SQLite file is made and migrated if need be; a PostgreSQL schema is only checked.
+
+        Args:
+            url: Where it is.
+            tells_events: Whether events of runs are put into the outbox, in the transaction that
+                makes them.
 
         Raises:
             ConfigError: The URL or the file cannot be used, or the schema is of another version.
             TransientError: The database does not answer.
         """
-        database = Database(url)
+        database = Database(url, tells_events=tells_events)
         try:
             database.ready()
         except BaseException:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -98,6 +99,11 @@ class Settings(BaseSettings):
     openlineage_url: str | None = None
     openlineage_api_key: SecretStr | None = None
     openlineage_file: Path | None = None
+
+    @property
+    def tells_lineage(self) -> bool:
+        """Whether events of runs are wanted anywhere."""
+        return self.openlineage_url is not None or self.openlineage_file is not None
 
     @property
     def store_url(self) -> str:

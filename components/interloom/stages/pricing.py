@@ -1,6 +1,6 @@
 """What a run cost, by the prices of the installation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from interloom.ports.catalog import Usage
 from interloom.ports.launcher import JobReport
@@ -24,12 +24,15 @@ class Prices:
 
     def usage(self, report: JobReport, *, num_gpus: int) -> Usage:
         """What a job used, with its price."""
-        gpu_hours = num_gpus * report.wall_s / 3600
-        return Usage(
+        used = Usage(
             wall_s=report.wall_s,
             cpu_s=report.cpu_s,
             peak_rss_bytes=report.peak_rss_bytes,
             node_kind=self.node_kind,
             num_gpus=num_gpus,
-            price=gpu_hours * self.gpu_hour + report.cpu_s / 3600 * self.cpu_hour,
         )
+        return replace(used, price=self.of(used))
+
+    def of(self, usage: Usage) -> float:
+        """What this usage costs today."""
+        return usage.gpu_hours * self.gpu_hour + usage.cpu_s / 3600 * self.cpu_hour

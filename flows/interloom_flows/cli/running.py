@@ -10,6 +10,7 @@ from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
     from interloom.bootstrap import Services
+    from interloom.stages.pricing import Prices
     from interloom_flows.parameters import PipelineParameters
     from interloom_flows.planning import Plan
     from interloom_flows.results import RunSummary
@@ -26,6 +27,13 @@ SetOption = Annotated[
 OnlyOption = Annotated[
     str | None, typer.Option("--only", metavar="STAGE", help="Stop at this stage.")
 ]
+ParanoidOption = Annotated[
+    bool, typer.Option("--paranoid", help="Hash every byte of what is reused, not a sample.")
+]
+FreshOption = Annotated[
+    list[str] | None,
+    typer.Option("--fresh", metavar="STAGE", help="Run this stage even if its result is there."),
+]
 
 
 def run(
@@ -41,13 +49,15 @@ def run(
             "--strict-data", help="Refuse to train on another starter corpus than data.dvc pins."
         ),
     ] = False,
+    paranoid: ParanoidOption = False,
+    fresh: FreshOption = None,
 ) -> None:
     """Run a recipe: every stage whose result is not there yet."""
-    parameters = _parameters(recipe, set_, only)
+    parameters = _parameters(recipe, set_, only, fresh)
     if plan_only:
-        _show_plan(parameters)
+        _show_plan(parameters, paranoid=paranoid)
         return
-    with opened() as services:
+    with opened(paranoid=paranoid) as services:
         if strict_data:
             first = _run(services, parameters.model_copy(update={"only": "ingest"}))
             _place_corpus(services, first, strict=True)
@@ -58,9 +68,15 @@ def run(
     _show_next()
 
 
-def plan(recipe: RecipeArgument, set_: SetOption = None, only: OnlyOption = None) -> None:
-    """Show what a run would reuse and what it would compute, and why. Runs nothing."""
-    _show_plan(_parameters(recipe, set_, only))
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    paranoid: ParanoidOption = False,
+    fresh: FreshOption = None,
+) -> None:
+    """Show what a run would reuse and what it would compute, why, and at what cost."""
+    _show_plan(_parameters(recipe, set_, only, fresh), paranoid=paranoid)
 
 
 def evaluate(recipe: RecipeArgument = "starter", set_: SetOption = None) -> None:
@@ -71,36 +87,45 @@ def evaluate(recipe: RecipeArgument = "starter", set_: SetOption = None) -> None
         _show_sounds(services, summary)
 
 
-def _parameters(recipe: str, set_: list[str] | None, only: str | None) -> "PipelineParameters":
+def _parameters(
+    recipe: str, set_: list[str] | None, only: str | None, fresh: list[str] | None = None
+) -> "PipelineParameters":
     from interloom_flows.parameters import PipelineParameters
 
-    return PipelineParameters(recipe=recipe, overrides=tuple(set_ or ()), only=only)
+    return PipelineParameters(
+        recipe=recipe, overrides=tuple(set_ or ()), only=only, fresh=tuple(fresh or ())
+    )
 
 
-def _show_plan(parameters: "PipelineParameters") -> None:
+def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> None:
     from interloom_flows.planning import named_corpora, resolve
 
     recipe, steps = parameters.load()
-    with opened() as services:
+    with opened(paranoid=paranoid) as services:
         corpora = named_corpora(services.catalog, recipe)
-        planned = resolve(services.contract, recipe, steps, corpora)
-    shown = screen.table(f"Plan of {recipe.name}", "stage", "", ">time", "why")
+        planned = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
+        prices = services.contract.prices
+    shown = screen.table(f"Plan of {recipe.name}", "stage", "", ">time", ">GPU-hours", "why")
     for step in planned.steps:
         is_reused = step.reuse is not None
         took = "" if is_reused else screen.duration(step.estimate_s)
-        shown.add_row(step.step.stage, "reuse" if is_reused else "run", took, step.why)
+        gpu_hours = f"{step.before.gpu_hours:.2f}" if step.before and step.before.num_gpus else ""
+        shown.add_row(step.step.stage, "reuse" if is_reused else "run", took, gpu_hours, step.why)
     screen.out().print(shown)
-    screen.out().print(_plan_sum(planned))
+    screen.out().print(_plan_sum(planned, prices))
 
 
-def _plan_sum(planned: "Plan") -> str:
-    known = [step.estimate_s for step in planned.to_run if step.estimate_s is not None]
-    unknown = len(planned.to_run) - len(known)
+def _plan_sum(planned: "Plan", prices: "Prices") -> str:
+    cost = planned.cost(prices)
     if not planned.to_run:
         return "Everything is there: nothing would be computed."
-    took = f", about {screen.duration(sum(known))} by the last run" if known else ""
-    doubt = f" ({unknown} never timed on this machine)" if unknown else ""
-    return f"{len(planned.to_run)} of {len(planned.steps)} stages would run{took}{doubt}."
+    took = f", about {screen.duration(cost.wall_s)} by the last run" if cost.wall_s else ""
+    gpus = f", {cost.gpu_hours:.2f} GPU-hours" if cost.gpu_hours else ""
+    money = f", about {cost.price:.2f} {prices.currency}" if cost.price else ""
+    doubt = f" ({cost.num_unknown} never timed on this machine)" if cost.num_unknown else ""
+    return (
+        f"{len(planned.to_run)} of {len(planned.steps)} stages would run{took}{gpus}{money}{doubt}."
+    )
 
 
 def _run(services: "Services", parameters: "PipelineParameters") -> "RunSummary":

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened() -> "Iterator[Services]":
-    """Store, catalog and launcher, as the environment says; closed afterwards."""
+def opened(*, paranoid: bool = False) -> "Iterator[Services]":
+    """Store, catalog and launcher, as the environment says; closed afterwards.
+
+    ``paranoid`` hashes every byte of what is reused, whatever the environment says.
+    """
     from interloom.bootstrap import connect
 
-    services = connect(load_settings())
+    settings = load_settings()
+    services = connect(settings.model_copy(update={"paranoid": True}) if paranoid else settings)
     try:
         yield services
     finally:

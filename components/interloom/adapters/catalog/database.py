@@ -35,8 +35,9 @@ _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 class Database:
     """A database that holds a catalog; safe for any number of threads and processes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tells_events: bool = False) -> None:
         self.engine = _open_engine(url)
+        self.tells_events = tells_events
 
     def ready(self) -> None:
         """Check the schema, without importing Alembic if it is right.
@@ -96,6 +97,7 @@ class Database:
                 self.engine.connect().execution_options(interloom_writes=writes) as connection,
                 connection.begin(),
             ):
+                connection.info["tells_events"] = self.tells_events
                 yield connection
         except OperationalError as error:
             raise self._explained(error) from error

@@ -158,7 +158,13 @@ def _job_version_id(connection: Connection, job_id: int, start: RunStart) -> int
 
 
 def _insert_event(connection: Connection, run_id: str, state: RunState, now: str) -> None:
-    connection.execute(sa.insert(t.run_event).values(run_id=run_id, type=_EVENTS[state], at=now))
+    """Append to the log of events; if they are told to anyone, also to the outbox."""
+    event = sa.insert(t.run_event).values(run_id=run_id, type=_EVENTS[state], at=now)
+    seq = connection.execute(event.returning(t.run_event.c.seq)).scalar_one()
+    if connection.info["tells_events"]:
+        connection.execute(
+            sa.insert(t.outbox).values(seq=seq, num_attempts=0, retry_at_s=0.0, last_error=None)
+        )
 
 
 def end_run_in(
