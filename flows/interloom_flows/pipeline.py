@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from interloom.config.recipe import Recipe
@@ -36,14 +36,16 @@ class Inputs:
     Attributes:
         results: What each stage made, by the stage's name.
         corpora: ``speech``, ``text`` and ``dialogues`` of one's own, for ``ingest``.
+        blocked: What was taken down, for ``ingest``.
     """
 
     results: Mapping[str, StageResult] = field(default_factory=lambda: MappingProxyType({}))
     corpora: Mapping[str, ArtifactRef] = field(default_factory=lambda: MappingProxyType({}))
+    blocked: tuple[str, ...] = ()
 
     def with_result(self, stage: str, result: StageResult) -> "Inputs":
         """These, and what one more stage made."""
-        return Inputs({**self.results, stage: result}, self.corpora)
+        return replace(self, results={**self.results, stage: result})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Step:
             made |= inputs.results[name].outputs()
         fields = self.request_type.model_fields
         values: dict[str, object] = {name: made[name] for name in fields if name in made}
+        if "blocked" in fields:
+            values["blocked"] = inputs.blocked
         if self.section is not None:
             values["config"] = getattr(recipe, self.section)
         return self.request_type.model_validate(values | {"seed": recipe.seed})

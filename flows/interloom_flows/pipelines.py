@@ -30,7 +30,7 @@ from interloom.stages.sweeping import reconcile, sweep
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
-from interloom_flows.planning import named_corpora, stage_call
+from interloom_flows.planning import blocked_entries, named_corpora, stage_call
 from interloom_flows.pools import is_moving, limited
 from interloom_flows.recording import (
     MIXTURE_RERUN,
@@ -164,7 +164,8 @@ def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
                 services, recipe, run_id, caller.listener, frozenset(parameters.fresh)
             )
             corpora = named_corpora(services.catalog, recipe)
-            _show_results(recipe, schedule.run(steps, Inputs(corpora=corpora)))
+            inputs = Inputs(corpora=corpora, blocked=blocked_entries(services.catalog))
+            _show_results(recipe, schedule.run(steps, inputs))
     return run_id
 
 

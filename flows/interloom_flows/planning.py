@@ -13,6 +13,7 @@ from typing import Any
 from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError
+from interloom.corpora.permission import BlockList, require_licences
 from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit, Usage
 from interloom.stages.contract import (
     StageCall,
@@ -125,7 +126,7 @@ def resolve(
         corpora: That the recipe names.
         fresh: Stages that run although there is a result to reuse.
     """
-    inputs = Inputs(corpora=corpora)
+    inputs = Inputs(corpora=corpora, blocked=blocked_entries(contract.catalog))
     planned = list[PlannedStep]()
     for step in steps:
         remade = [name for name in step.after if name not in inputs.results]
@@ -165,15 +166,25 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
 
     Raises:
         ConfigError: Nothing stands behind an ``@``.
+        DataError: One holds rows under a licence that the recipe does not allow.
         MissingError: One is not in the catalog.
     """
     source = recipe.ingest.source
     if source.kind == "starter":
         return {}
     names = {"speech": source.speech, "text": source.text, "dialogues": source.dialogues}
-    return {
-        field: dataset_named(catalog, name).ref for field, name in names.items() if name is not None
+    held = {
+        field: dataset_named(catalog, name) for field, name in names.items() if name is not None
     }
+    blocked = BlockList.of(blocked_entries(catalog))
+    licences = {version.name: blocked.allowed(version.licences) for version in held.values()}
+    require_licences(recipe.ingest.only_licences, licences)
+    return {field: version.ref for field, version in held.items()}
+
+
+def blocked_entries(catalog: Catalog) -> tuple[str, ...]:
+    """The block list as stages read it, sorted."""
+    return tuple(sorted(f"{block.kind}:{block.value}" for block in catalog.blocks()))
 
 
 def dataset_named(catalog: Catalog, name: str) -> DatasetVersion:

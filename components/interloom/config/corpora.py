@@ -43,11 +43,14 @@ class IngestConfig(Frozen):
         source: The starter world, or corpora of the catalog.
         text_vocab_size: Entries of the byte-level BPE that is trained on all text.
         heldout_share: Part of utterances, documents and dialogues that no stage trains on.
+        only_licences: SPDX tags; a corpus with a row under another one is refused. None given
+            allows all.
     """
 
     source: Annotated[StarterWorld | CatalogCorpora, Field(discriminator="kind")] = StarterWorld()
     text_vocab_size: Annotated[int, Field(ge=257)] = 640
     heldout_share: Share = 0.08
+    only_licences: tuple[str, ...] = ()
 
 
 class SpeechLimits(Frozen):
@@ -91,9 +94,12 @@ class TakeIn(Frozen):
         licence: SPDX tag for rows that name none.
         speech: Limits of recordings.
         text: Limits of documents.
+        blocked: What was taken down, as ``source:NAME``, ``speaker:ID`` or ``licence:SPDX``; such
+            rows are refused.
     """
 
     name: str
     licence: str = "LicenseRef-unknown"
     speech: SpeechLimits = SpeechLimits()
     text: TextLimits = TextLimits()
+    blocked: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from interloom.config.corpora import CatalogCorpora, IngestConfig, StarterWorld
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora import derive
+from interloom.corpora.permission import BlockList, require_licences
 from interloom.corpora.tables import (
     CLOZE,
     DIALOGUES,
@@ -37,11 +38,16 @@ def assemble_world(
     seed: int,
     store: ArtifactStore,
     progress: Progress,
+    blocked: BlockList,
 ) -> Made:
     """Build the starter world's speech, text, dialogues, tasks and text tokenizer.
 
-    The same configuration and seed give the same bytes.
+    The same configuration, seed and block list give the same bytes.
+
+    Raises:
+        DataError: The recipe does not allow the world's licence.
     """
+    require_licences(config.only_licences, {"the starter world": (documents.LICENCE,)})
     world = build_world(
         seed=seed, num_story_cloze=source.num_story_cloze, heldout_share=config.heldout_share
     )
@@ -51,17 +57,25 @@ def assemble_world(
         yield from documents.fact_documents(world, "written", source.num_written_documents)
         yield from documents.fact_documents(world, "woven", source.num_woven_documents)
 
-    spoken = utterances(world, source.speech_seconds, progress)
+    spoken = blocked.keep(utterances(world, source.speech_seconds, progress))
     licences = (documents.LICENCE,)
     made = {
         "speech": write_speech(store, spoken, licences=licences),
         "text": _write(
-            store, ArtifactKind.TEXT_CORPUS, {"documents": (DOCUMENTS, texts())}, licences=licences
+            store,
+            ArtifactKind.TEXT_CORPUS,
+            {"documents": (DOCUMENTS, blocked.keep(texts()))},
+            licences=licences,
         ),
         "dialogues": _write(
             store,
             ArtifactKind.DIALOGUE_CORPUS,
-            {"dialogues": (DIALOGUES, dialogues.dialogues(world, source.num_dialogues))},
+            {
+                "dialogues": (
+                    DIALOGUES,
+                    blocked.keep(dialogues.dialogues(world, source.num_dialogues)),
+                )
+            },
             licences=licences,
         ),
         "tasks": _write(
@@ -84,6 +98,7 @@ def assemble_catalog(
     *,
     seed: int,
     store: ArtifactStore,
+    blocked: BlockList,
 ) -> Made:
     """Split ingested corpora and derive what they do not hold.
 
@@ -91,18 +106,22 @@ def assemble_catalog(
 
     Raises:
         ConfigError: The source names a corpus that the request does not hold.
-        DataError: A corpus has no row for training, or none that is held out.
+        DataError: A corpus has no row for training, or none that is held out, or holds rows under
+            a licence that the recipe does not allow.
     """
     speech, text = _needed(inputs, "speech"), _needed(inputs, "text")
     spoken_dialogues = inputs["dialogues"]
     if source.dialogues is not None and spoken_dialogues is None:
         _needed(inputs, "dialogues")
-    splits = derive.Splits(seed=seed, heldout_share=config.heldout_share)
+    given = [ref for ref in inputs.values() if ref is not None]
+    held = {str(ref): blocked.allowed(store.manifest(ref).licences) for ref in given}
+    require_licences(config.only_licences, held)
+    splits = derive.Splits(seed=seed, heldout_share=config.heldout_share, blocked=blocked)
     made = {
         "speech": write_speech(
             store,
             splits.rows(read_table(store, speech, "utterances")),
-            licences=store.manifest(speech).licences,
+            licences=held[str(speech)],
             parents=(speech,),
         ),
         "text": _resplit(store, splits, text, "documents"),
@@ -180,7 +199,7 @@ def _resplit(
         store,
         ref.kind,
         {table: (_SCHEMAS[table], splits.rows(read_table(store, ref, table)))},
-        licences=store.manifest(ref).licences,
+        licences=splits.blocked.allowed(store.manifest(ref).licences),
         parents=(ref,),
     )
 

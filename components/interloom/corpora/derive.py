@@ -6,10 +6,11 @@ is the answer, for documents of at least two sentences whose second has at most 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from interloom.corpora.permission import BlockList
 from interloom.corpora.tables import Row
 from interloom.corpora.world.draws import Draws, hashed_share
 
@@ -19,14 +20,15 @@ _MAX_ANSWER_WORDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Assigns rows to splits."""
+    """Assigns rows to splits, and drops those that were taken down."""
 
     seed: int
     heldout_share: float
+    blocked: BlockList = field(default_factory=lambda: BlockList.of(()))
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         """The rows with their split, a function of their id and the seed."""
-        for row in rows:
+        for row in self.blocked.keep(rows):
             is_heldout = hashed_share(row["id"], self.seed) < self.heldout_share
             yield {**row, "split": "heldout" if is_heldout else "train"}
 

@@ -45,7 +45,9 @@ def ingest_dialogues(
 
     if path.exists() and not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"{path.name}: dialogues are a .jsonl or .jsonl.gz file")
-    return take_in(path, ArtifactKind.DIALOGUE_CORPUS, store=store, write=write)
+    return take_in(
+        path, ArtifactKind.DIALOGUE_CORPUS, blocked=options.blocked, store=store, write=write
+    )
 
 
 def _accepted(

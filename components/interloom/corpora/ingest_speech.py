@@ -66,7 +66,9 @@ def ingest_speech(
             )
             return draft.commit(licences=tuple(sorted(licences)))
 
-    return take_in(path, ArtifactKind.SPEECH_CORPUS, store=store, write=write)
+    return take_in(
+        path, ArtifactKind.SPEECH_CORPUS, blocked=options.blocked, store=store, write=write
+    )
 
 
 def _noting_licences(rows: Iterable[Row], licences: set[str]) -> Iterator[Row]:

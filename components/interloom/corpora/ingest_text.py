@@ -59,7 +59,9 @@ def ingest_text(
             write_table(draft, "documents", DOCUMENTS, rows)
             return draft.commit(licences=tuple(sorted(licences)))
 
-    return take_in(path, ArtifactKind.TEXT_CORPUS, store=store, write=write)
+    return take_in(
+        path, ArtifactKind.TEXT_CORPUS, blocked=options.blocked, store=store, write=write
+    )
 
 
 def _accepted(

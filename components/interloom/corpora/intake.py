@@ -6,13 +6,14 @@ refused.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, canonical_json
 from interloom.core.errors import DataError, MissingError
+from interloom.corpora.permission import BlockList
 from interloom.corpora.tables import Row
 from interloom.ports.store import ArtifactStore
 
@@ -60,6 +61,7 @@ class Intake:
     """Accepts and refuses rows in bounded memory: of an accepted id it keeps eight bytes."""
 
     refused_file: TextIO
+    blocked: BlockList = field(default_factory=lambda: BlockList.of(()))
     accepted: int = 0
     refused: int = 0
     shown: list[Refusal] = field(default_factory=list)
@@ -75,7 +77,11 @@ class Intake:
             self.shown.append(refusal)
 
     def accept(self, row: str, name: str, made: Row) -> Iterator[Row]:
-        """The row, unless its id was taken before."""
+        """The row, unless it was taken down or its id was taken before."""
+        entry = self.blocked.entry_for(made)
+        if entry is not None:
+            self.refuse(row, name, f"{entry} was taken down; see interloom takedown --list")
+            return
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         if digest in self._seen:
             self.refuse(row, name, f"the id {name!r} was taken by an earlier row; ids are unique")
@@ -89,6 +95,7 @@ def take_in(
     path: Path,
     kind: ArtifactKind,
     *,
+    blocked: Iterable[str],
     store: ArtifactStore,
     write: Callable[[Intake], ArtifactRef],
 ) -> IngestOutcome:
@@ -97,6 +104,7 @@ def take_in(
     Args:
         path: What is read; must exist.
         kind: Of the corpus, for the report.
+        blocked: What was taken down; see ``BlockList``.
         store: Keeps both.
         write: Reads the source and stores the rows that the intake accepts.
 
@@ -108,7 +116,7 @@ def take_in(
         raise MissingError(f"there is no {path}; next: name a file or folder that exists")
     with store.draft(ArtifactKind.INGEST_REPORT) as draft:
         with draft.shard(REFUSED) as shard, shard.path.open("w", encoding="utf-8") as file:
-            intake = Intake(file)
+            intake = Intake(file, BlockList.of(blocked))
             corpus = write(intake)
             shard.count(rows=intake.refused)
         if intake.accepted == 0:

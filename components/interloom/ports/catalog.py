@@ -457,6 +457,10 @@ class Catalog(Governance, Protocol):
         """The artifacts that hold a shard with these bytes."""
         ...
 
+    def children(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
+        """What was made from these directly."""
+        ...
+
     def ancestors(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
         """Everything that these were made from, at any distance; without themselves."""
         ...

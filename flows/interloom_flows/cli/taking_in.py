@@ -75,12 +75,13 @@ def _take_in(
 ) -> None:
     """Ingest, publish, say what was taken and what was refused."""
     from interloom.config.corpora import TakeIn
+    from interloom_flows.planning import blocked_entries
     from interloom_flows.publishing import publish_corpus
 
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(f"--name: letters, digits, '-', '_' and '.' are allowed, got {name!r}")
-    options = TakeIn(name=name, licence=licence)
     with opened() as services, screen.err().status(f"Reading {path}") as status:
+        options = TakeIn(name=name, licence=licence, blocked=blocked_entries(services.catalog))
 
         def make() -> "IngestOutcome":
             return ingest(path, options, store=services.store, progress=_Status(status.update))

@@ -52,6 +52,19 @@ class Graph(Room):
         with self._database.transaction(writes=False) as connection:
             return [ref_of(row) for row in connection.execute(wanted).mappings()]
 
+    def children(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
+        """What was made from these directly."""
+        own = {ref.id for ref in artifacts}
+        wanted = (
+            select(t.artifact.c.kind, t.artifact.c.id)
+            .join(t.artifact_parent, t.artifact_parent.c.artifact_id == t.artifact.c.id)
+            .where(t.artifact_parent.c.parent_id.in_(own))
+            .distinct()
+            .order_by(t.artifact.c.id)
+        )
+        with self._database.transaction(writes=False) as connection:
+            return [ref_of(row) for row in connection.execute(wanted).mappings()]
+
     def ancestors(self, artifacts: Sequence[ArtifactRef]) -> Sequence[ArtifactRef]:
         """Everything that these were made from."""
         return self._reached(
