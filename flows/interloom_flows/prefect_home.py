@@ -58,6 +58,7 @@ def prefect_api(home: Path, named_url: str | None = None) -> Iterator[str]:
     home = home.absolute()
     url = named_url or environment().get("PREFECT_API_URL")
     if url:
+        (home / "prefect").mkdir(parents=True, exist_ok=True)
         export(quiet(home) | {"PREFECT_API_URL": url})
         yield url
         return

@@ -50,6 +50,10 @@ class LocalLauncher:
         self._program = tuple(program)
         self._is_stopped = threading.Event()
 
+    def pool(self, stage: str) -> str | None:  # noqa: ARG002
+        """None: everything runs here."""
+        return None
+
     def stop(self, *, leaves_jobs: bool = False) -> None:  # noqa: ARG002 - processes end with us
         """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt."""
         self._is_stopped.set()

@@ -63,6 +63,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def pool(self, stage: str) -> str | None:
+        """The pool of a cluster whose nodes a stage takes; None on this machine."""
+        ...
+
     def stop(self, *, leaves_jobs: bool = False) -> None:
         """End every stage that runs, now; from any thread. Their ``run`` raises an interrupt.
 

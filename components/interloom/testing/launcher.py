@@ -38,6 +38,10 @@ class InlineLauncher:
         result_json = canonical_json(result.model_dump(mode="json")).decode()
         return JobReport(result_json, wall_s=0.0, cpu_s=0.0, peak_rss_bytes=0)
 
+    def pool(self, stage: str) -> str | None:  # noqa: ARG002
+        """None: everything runs here."""
+        return None
+
     def stop(self, *, leaves_jobs: bool = False) -> None:
         """Nothing runs beside the caller."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from interloom.core.errors import InterloomError
-from interloom_flows.cli import machine, records, running, screen, speaking, taking_in
+from interloom_flows.cli import deploying, machine, records, running, screen, speaking, taking_in
 from interloom_flows.cli.outcome import INTERRUPTED, conclude
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command("speak")(speaking.speak)
 app.command("chat")(speaking.chat)
 app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
+app.command("deploy")(deploying.deploy)
 app.add_typer(taking_in.app, name="ingest")
 app.add_typer(records.data_app, name="data")
 

@@ -15,7 +15,7 @@ from interloom.adapters.cluster.pods import Ended, Waiting, Why, ended, waiting
 from interloom.adapters.cluster.workloads import Phase, Sight, Workloads
 from interloom.adapters.stage_files import LOG, forward, prepare, stage_error
 from interloom.config.cluster import ClusterProfile
-from interloom.core.errors import ConfigError, InterloomError, TransientError
+from interloom.core.errors import ConfigError, InterloomError, PreemptedError, TransientError
 from interloom.ports.launcher import JobReport, StageJob
 from interloom.ports.progress import Progress
 
@@ -43,6 +43,10 @@ class ClusterLauncher:
         self._workloads = workloads
         self._is_stopped = threading.Event()
         self._leaves_jobs = False
+
+    def pool(self, stage: str) -> str | None:
+        """As the cluster profile says."""
+        return self._profile.pool_name(stage)
 
     def stop(self, *, leaves_jobs: bool = False) -> None:
         """End every stage that runs, or only stop following; from any thread."""
@@ -200,7 +204,10 @@ class _Follower:
             raise ConfigError(self._out_of_memory())
         if not bad or any(end.is_taken_away for end in bad):
             raise _TakenAwayError("the cluster took a pod away")
-        raise stage_error(_first_code(bad), self._job)
+        error = stage_error(_first_code(bad), self._job)
+        if isinstance(error, PreemptedError):
+            raise _TakenAwayError("it was told to end") from error
+        raise error
 
     def _out_of_memory(self) -> str:
         pool = self._profile.pool(self._job.stage)
