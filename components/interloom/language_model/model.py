@@ -159,7 +159,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The last hidden states (B, T, D), normalised."""
         x_BTD = self.embedding(tokens_BT)
-        turn = _turn(positions_BT, self.config, x_BTD.dtype)
+        turn = rotary_turn(positions_BT, self.config, x_BTD.dtype)
         for index, block in enumerate(self.blocks):
             if self.has_activation_checkpointing and caches is None and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, turn, mask, use_reentrant=False)
@@ -182,7 +182,7 @@ def packed_mask(segments_BT: Tensor) -> Tensor:
     return (same & causal)[:, None]
 
 
-def _turn(
+def rotary_turn(
     positions_BT: Tensor, config: LanguageModelConfig, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines (B, 1, T, E) of rotary positions, in halves as Llama has them."""
