@@ -1,7 +1,8 @@
 """A runner that kills itself: ``python dying_runner.py HOME WHERE COUNT``.
 
 WHERE is ``statement`` (the COUNT-th statement that the catalog gets), ``shard`` (after the COUNT-th
-object that the store keeps) or ``never``. It prints how many of either it counted.
+object that the store keeps) or ``never``. It prints how many of either it counted. The store is
+a folder in HOME, unless INTERLOOM_STORE_ROOT names one in S3.
 """
 
 import os
@@ -14,7 +15,10 @@ from sqlalchemy import event
 
 from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.sql_catalog import SqlCatalog
+from interloom.bootstrap import open_store
+from interloom.config.settings import load_settings
 from interloom.core.artifacts import Shard
+from interloom.ports.store import ArtifactStore
 from interloom.stages.contract import StageCall, StageContract, execute_stage
 from interloom.testing.launcher import InlineLauncher
 from interloom.testing.probe import REGISTRY, ProbeRequest
@@ -49,7 +53,7 @@ class DyingStore(FolderStore):
         self.fate.pass_by("shard")
 
 
-def contract_in(home: Path, store: FolderStore, catalog: SqlCatalog) -> StageContract:
+def contract_in(home: Path, store: ArtifactStore, catalog: SqlCatalog) -> StageContract:
     return StageContract(
         store=store,
         catalog=catalog,
@@ -66,8 +70,13 @@ def the_call() -> StageCall:
 
 def main(home: Path, where: str, count: int) -> None:
     fate = Fate(where, count)
-    store = DyingStore(home / "store")
-    store.fate = fate
+    settings = load_settings()
+    store: ArtifactStore
+    if settings.store_root is None:
+        store = DyingStore(home / "store")
+        store.fate = fate
+    else:
+        store = open_store(settings)
     catalog = SqlCatalog.connect(f"sqlite:///{home / 'catalog.sqlite'}")
 
     def before(*_arguments: Any) -> None:

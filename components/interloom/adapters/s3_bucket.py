@@ -1,71 +1,45 @@
 """One bucket through the ``minio`` client, with time-outs and retries."""
 
 import hashlib
-import ssl
+import re
 import time
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from html import unescape
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
-import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.error import S3Error, ServerError
-from pydantic import SecretStr
 
+from interloom.adapters.s3_connection import S3Options, connections, endpoint_parts
 from interloom.adapters.s3_errors import (
     ABSENT,
     EXPECTED,
     BrokenTransferError,
     final_error,
     shown,
+    status_of,
 )
 from interloom.adapters.staging import BLOCK_BYTES
-from interloom.core.errors import ConfigError, TransientError
+from interloom.core.errors import InterloomError, TransientError
 from interloom.ports.store import StoredObject
 
-_CONNECT_S = 10.0
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 10.0
-_NUM_CONNECTIONS = 16
+_ADDRESS_LIVES = timedelta(hours=1)  # how long a signed address is good for
 _NUM_PART_UPLOADS = 3
+_NUM_LESSONS = 3  # so that one broken transfer teaches nothing wrong
 _PAGE = 1000  # objects of one answer to a listing
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Options:
-    """How a bucket is reached.
-
-    Attributes:
-        endpoint: ``https://host[:port]``, or ``http://`` where no TLS is wanted.
-        bucket: Its name.
-        access_key: Half of the credentials.
-        secret_key: The other half.
-        session_token: For credentials that expire.
-        region: As the server calls it.
-        ca_file: Certificates to trust, for a private authority; by default those of the system.
-        timeout_s: How long a single answer may be awaited.
-        patience_s: How long one and the same operation is tried again without headway.
-        part_bytes: Files beyond this size are sent in parts of it.
-    """
-
-    endpoint: str
-    bucket: str
-    access_key: SecretStr
-    secret_key: SecretStr
-    session_token: SecretStr | None = None
-    region: str = "us-east-1"
-    ca_file: Path | None = None
-    timeout_s: float = 60.0
-    patience_s: float = 120.0
-    part_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +70,9 @@ class S3Bucket:
         """
         self._options = options
         self._sleep = sleep
-        self._http = _pool(options)
+        self._http = connections(options)
         token = options.session_token
-        parts = _endpoint(options.endpoint)
+        parts = endpoint_parts(options.endpoint)
         self._client = Minio(
             parts.netloc,
             access_key=options.access_key.get_secret_value(),
@@ -109,6 +83,19 @@ class S3Bucket:
             http_client=self._http,
         )
         self.name = options.bucket
+        self._has_md5_tags = False
+
+    def learn_tags(self, key: str) -> None:
+        """Write a small object, to learn whether this server's tags are the md5 of the bytes.
+
+        If they are, every later write is checked by its tag; a server that encrypts has others.
+        """
+        for _ in range(_NUM_LESSONS):
+            self.write(key, b"interloom")
+            found = self.head(key)
+            if found is not None and found.etag == _md5(b"interloom"):
+                self._has_md5_tags = True
+                return
 
     @property
     def where(self) -> str:
@@ -171,22 +158,27 @@ class S3Bucket:
                 if taken == before:  # no headway at all
                     raise
 
-    def write_file(self, key: str, path: Path, *, md5: str, num_bytes: int) -> None:
-        """Write an object from a file, in parts if it is long; checked by the server's tag."""
+    def write_file(self, key: str, path: Path, *, num_bytes: int) -> None:
+        """Write an object from a file, in parts if it is long; each is tried again by itself.
 
-        def send() -> None:
-            with path.open("rb") as file:
-                sent = self._client.put_object(
-                    self.name,
-                    key,
-                    file,
-                    num_bytes,
-                    part_size=self._options.part_bytes,
-                    num_parallel_uploads=_NUM_PART_UPLOADS,
-                )
-            _check_tag(sent.etag, md5)
-
-        self._call(f"write {key}", send)
+        The parts of a writer that was killed stay on the server until a lifecycle rule of the
+        bucket ends the upload; they are no part of any object.
+        """
+        if num_bytes <= self._options.part_bytes:
+            self.write(key, path.read_bytes())
+            return
+        upload_id = self._call(
+            f"write {key}", lambda: _element(self._send("POST", key, {"uploads": ""}), "UploadId")
+        )
+        starts = range(0, num_bytes, self._options.part_bytes)
+        try:
+            with ThreadPoolExecutor(_NUM_PART_UPLOADS) as pool:
+                tags = list(pool.map(partial(self._write_part, key, upload_id, path), starts))
+            self._complete(key, upload_id, tags)
+        except BaseException:
+            with suppress(InterloomError):
+                self._abort(key, upload_id)
+            raise
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small object, whatever is there."""
@@ -223,21 +215,97 @@ class S3Bucket:
                 yield StoredObject(item.object_name, item.size or 0, _age_s(item.last_modified))
             after = items[-1].object_name
 
+    def _write_part(self, key: str, upload_id: str, path: Path, start: int) -> str:
+        """Send one part; returns its tag."""
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(self._options.part_bytes)
+        number = start // self._options.part_bytes + 1
+        query = {"partNumber": str(number), "uploadId": upload_id}
+
+        def send() -> str:
+            response = self._send("PUT", key, query, data)
+            tag = str(response.headers.get("etag", "")).strip('"')
+            self._check_tag(tag, _md5(data))
+            return tag
+
+        return self._call(f"write part {number} of {key}", send)
+
+    def _complete(self, key: str, upload_id: str, tags: Sequence[str]) -> None:
+        """Make the parts an object."""
+        whole = _md5(b"".join(bytes.fromhex(tag) for tag in tags)) if self._has_md5_tags else ""
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{tag}&quot;</ETag></Part>"
+            for number, tag in enumerate(tags, start=1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+
+        def send() -> str:
+            try:
+                return _element(self._send("POST", key, {"uploadId": upload_id}, body), "ETag")
+            except S3Error as error:
+                if error.code != "NoSuchUpload":
+                    raise
+            found = self.head(key)  # the answer to an earlier try may have been lost
+            if found is None:
+                raise BrokenTransferError("the parts that were sent are gone")
+            return found.etag
+
+        self._check_tag(self._call(f"write {key}", send), f"{whole}-{len(tags)}")
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        """Let go of parts; nothing happens if there are none."""
+        query = {"uploadId": upload_id}
+        self._call(f"remove {key}", lambda: _if_there(lambda: self._send("DELETE", key, query)))
+
     def _put(self, key: str, data: bytes, headers: dict[str, str]) -> bool:
-        """Write with conditions, which the client's own method does not know; False if refused."""
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        """Write with conditions; False if they do not hold."""
 
         def send() -> bool:
-            address = self._client.get_presigned_url("PUT", self.name, key)
-            response = self._http.urlopen("PUT", address, body=data, headers=dict(headers))
-            if headers and response.status in {409, 412}:  # 409: another such write is going on
-                return False
-            if response.status >= 300:
-                raise _error_of(response)
-            _check_tag(response.headers.get("etag"), md5)
+            try:
+                response = self._send("PUT", key, {}, data, headers)
+            except (S3Error, ServerError) as error:
+                if headers and status_of(error) in {409, 412}:  # 409: another one is going on
+                    return False
+                raise
+            self._check_tag(response.headers.get("etag"), _md5(data))
             return True
 
         return self._call(f"write {key}", send)
+
+    def _send(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One signed request, for what the client's own methods do not know.
+
+        Raises:
+            S3Error: The server refuses.
+            ServerError: Without saying why.
+        """
+        address = self._client.get_presigned_url(
+            method, self.name, key, expires=_ADDRESS_LIVES, extra_query_params=dict(query)
+        )
+        md5 = b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        sent = {"Content-MD5": md5, **(headers or {})} if body else {}
+        response = self._http.urlopen(method, address, body=body or None, headers=sent)
+        if response.status >= 300 or b"<Error>" in response.data[:200]:
+            raise _error_of(response)
+        return response
+
+    def _check_tag(self, tag: str | None, expected: str) -> None:
+        """Compare the tag of what was written with that of what was sent.
+
+        Raises:
+            BrokenTransferError: The server holds other bytes.
+        """
+        found = (tag or "").strip('"')
+        if self._has_md5_tags and found and found != expected:
+            raise BrokenTransferError(f"the server's tag is {found}, expected {expected}")
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
         """Try until it succeeds, cannot succeed, or patience is at an end."""
@@ -278,15 +346,20 @@ def _given_back(response: Any) -> Iterator[Any]:
         response.release_conn()
 
 
-def _check_tag(tag: str | None, md5: str) -> None:
-    """Compare the tag of an object sent in one piece; servers that encrypt give another kind.
+def _element(response: Any, name: str) -> str:
+    """The text of an element of an answer in XML.
 
     Raises:
-        BrokenTransferError: The server holds other bytes.
+        BrokenTransferError: It is not there.
     """
-    plain = (tag or "").strip('"')
-    if len(plain) == len(md5) and plain.isalnum() and plain != md5:
-        raise BrokenTransferError(f"the server's md5 is {plain}, expected {md5}")
+    found = re.search(rf"<{name}>([^<]+)</{name}>".encode(), response.data)
+    if found is None:
+        raise BrokenTransferError(f"the server's answer has no {name}")
+    return unescape(found[1].decode()).strip('"')
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _error_of(response: Any) -> Exception:
@@ -294,45 +367,6 @@ def _error_of(response: Any) -> Exception:
     with suppress(SyntaxError, ValueError):
         return S3Error.fromxml(response)
     return ServerError(f"status {response.status}", response.status)
-
-
-def _pool(options: S3Options) -> urllib3.PoolManager:
-    """Connections with time-outs, and without retries: those are ours.
-
-    Raises:
-        ConfigError: The file of certificates is not there or holds none.
-    """
-    if options.ca_file is not None and not options.ca_file.is_file():
-        raise ConfigError(f"INTERLOOM_S3_CA_FILE: {options.ca_file} does not exist")
-    try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-    except ssl.SSLError:
-        raise ConfigError(f"INTERLOOM_S3_CA_FILE: {options.ca_file} holds no certificate") from None
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=min(_CONNECT_S, options.timeout_s), read=options.timeout_s),
-        maxsize=_NUM_CONNECTIONS,
-        retries=False,
-        ssl_context=context,
-    )
-
-
-def _endpoint(endpoint: str) -> SplitResult:
-    """The parts of the endpoint's URL.
-
-    Raises:
-        ConfigError: It is none, or holds more than scheme, host and port.
-    """
-    parts = urlsplit(endpoint)
-    try:
-        is_good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise ConfigError(
-            "INTERLOOM_S3_ENDPOINT: expected http://host[:port] or https://host[:port] and nothing "
-            f"else, got {parts.scheme or 'no scheme'}://{parts.hostname or ''}"
-        )
-    return parts
 
 
 def _age_s(written: datetime | None) -> float:

@@ -17,6 +17,10 @@ EXPECTED = (MinioException, HTTPError, OSError, ValueError, SyntaxError)
 _KEYS = "check INTERLOOM_S3_ACCESS_KEY and INTERLOOM_S3_SECRET_KEY"
 _REFUSALS = {
     "AccessDenied": f"the keys are wrong, or may not do this; {_KEYS}",
+    "BadRequest": (
+        "it does not answer as S3 does; is it spoken to with http:// where it wants https://? "
+        "Check INTERLOOM_S3_ENDPOINT"
+    ),
     "AuthorizationHeaderMalformed": "the region is wrong; check INTERLOOM_S3_REGION",
     "ExpiredToken": "the session token has expired; renew it",
     "InvalidAccessKeyId": f"the server does not know this access key; {_KEYS}",
@@ -33,7 +37,13 @@ _REFUSALS = {
 _FULL = frozenset(
     {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioBucketQuotaExceeded"}
 )
-_PASSING = frozenset({"SlowDown", "RequestTimeout", "TooManyRequests", "OperationAborted"})
+_PASSING = frozenset(
+    {
+        *("SlowDown", "RequestTimeout", "TooManyRequests", "OperationAborted"),
+        *("BadDigest", "InvalidDigest", "InvalidPart", "XAmzContentSHA256Mismatch"),
+        *("IncompleteBody", "MalformedXML"),  # what was sent was damaged on the way
+    }
+)
 _PLAIN_HTTP = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")
 
 

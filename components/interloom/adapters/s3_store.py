@@ -5,6 +5,7 @@ Below the prefix lie ``files/md5/``, ``manifests/`` and ``quarantine/``, as in a
 cache lie in a local folder store. Shards pass in blocks and parts: never a data set in memory.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ class S3Store:
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""
         key = manifest_key(ref)
-        data = self._bucket.read(self._prefix + key)
+        data = self._read(key, lambda data: hashlib.sha256(data).hexdigest() == ref.id)
         if data is None:
             raise MissingError(
                 f"the store at {self.url} does not hold {ref}; "
@@ -197,19 +198,30 @@ class S3Store:
             if found.age_s < _FRESH_S and self._damage(shard, every_byte=True) is None:
                 return
             self._set_aside(key, found, shard)
-        self._bucket.write_file(key, source, md5=shard.md5, num_bytes=shard.num_bytes)
+        self._bucket.write_file(key, source, num_bytes=shard.num_bytes)
 
     def _keep_artifact(self, manifest: Manifest) -> None:
         """Write the tree and then, unless it is there, the manifest."""
         tree, data = tree_md5(manifest.shards), tree_json(manifest.shards)
         self._bucket.write(self._prefix + object_key(tree), data)
-        key, data = self._prefix + manifest_key(manifest.ref), manifest.to_json()
+        below, data = manifest_key(manifest.ref), manifest.to_json()
+        key = self._prefix + below
         if not self._needs_conditional_writes:
             self._bucket.write(key, data)
             return
-        if not self._bucket.write_new(key, data) and self._bucket.read(key) != data:
-            self._bucket.copy(key, f"{self._prefix}quarantine/{key.rpartition('/')[2]}")
-            self._bucket.write(key, data)
+        if self._bucket.write_new(key, data):
+            return
+        if self._read(below, lambda found: found == data) != data:
+            self._bucket.copy(key, f"{self._prefix}quarantine/{below.rpartition('/')[2]}")
+        self._bucket.write(key, data)  # also makes it young, so that no clean-up takes it
+
+    def _read(self, key: str, is_right: Callable[[bytes], bool]) -> bytes | None:
+        """A small object; what looks wrong is read again: it may have been the way."""
+        for _ in range(_NUM_TRIES):
+            data = self._bucket.read(self._prefix + key)
+            if data is None or is_right(data):
+                break
+        return data
 
     def _set_aside(self, key: str, found: Head, shard: Shard) -> None:
         """Keep a copy of an object that looks wrong before it is written anew."""
@@ -220,10 +232,11 @@ class S3Store:
     def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
         """Damages as they are found, the tree's first."""
         key = object_key(tree_md5(manifest.shards))
-        tree = self._bucket.read(self._prefix + key)
+        expected = tree_json(manifest.shards)
+        tree = self._read(key, lambda data: data == expected)
         if tree is None:
             yield Damage(TREE, f"{self.url}/{key}", "does not exist", is_missing=True)
-        elif tree != tree_json(manifest.shards):
+        elif tree != expected:
             fault = "has other bytes than the tree"
             yield Damage(TREE, f"{self.url}/{key}", fault, is_missing=False)
         hashed = frozenset(sampled(manifest.shards, every_byte=every_byte, num_bytes=_SAMPLE_BYTES))
@@ -271,15 +284,15 @@ class S3Store:
         return None
 
     def _probe(self) -> None:
-        """Race for a new object: one writer must win.
+        """Learn what the server's tags are, and race for a new object: one writer must win.
 
         Raises:
             ConfigError: None did, or several.
         """
+        # This one stays, so that the prefix is never emptied and made again.
+        self._bucket.learn_tags(f"{self._prefix}probes/keep")
         if not self._needs_conditional_writes:
             return
-        # This one stays, so that the prefix is never emptied and made again.
-        self._bucket.write(f"{self._prefix}probes/keep", b"interloom")
         key = f"{self._prefix}probes/{uuid4().hex}"
         with ThreadPoolExecutor(_NUM_RACERS) as pool:
             racers = [b"%d" % number for number in range(_NUM_RACERS)]

@@ -30,7 +30,8 @@ def open_store_at(url: str, s3: S3Settings, *, cache_folder: Path) -> ArtifactSt
 
 
 def _open_s3(url: str, s3: S3Settings, cache_folder: Path) -> ArtifactStore:
-    from interloom.adapters.s3_bucket import S3Bucket, S3Options
+    from interloom.adapters.s3_bucket import S3Bucket
+    from interloom.adapters.s3_connection import S3Options
     from interloom.adapters.s3_store import S3Store
 
     parts = urlsplit(url)
