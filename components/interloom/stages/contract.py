@@ -214,6 +214,7 @@ def _execute(
     checks: tuple[CheckResult, ...] = ()
     catalog.start_run(start)
     try:
+        contract.store.prepare()
         _check_inputs(contract, call)
         report = _launch(contract, call, folder, progress)
         result = read_result(contract, call.stage, report.result_json)
