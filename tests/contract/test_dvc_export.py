@@ -1,5 +1,6 @@
 """What Interloom publishes, the real DVC pulls."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from interloom.adapters.dvc_export import dvc_file, export_dvc, remote_options
-from interloom.adapters.folder_store import FolderStore
+from interloom.adapters.folder_store import FolderStore, object_key
+from interloom.adapters.stores import open_store_at
 from interloom.config.s3 import S3Settings
-from interloom.core.artifacts import ArtifactKind, Manifest
+from interloom.core.artifacts import ArtifactKind, Manifest, Shard
 from interloom.core.errors import ConfigError
+from interloom.ports.store import ArtifactStore
+from interloom.testing.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 SHARDS = {"text/train-00000.txt": b"one", "text/heldout-00000.txt": b"two", "readme.txt": b"3"}
 
@@ -21,7 +25,7 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
-def published(store: FolderStore) -> Manifest:
+def published(store: ArtifactStore) -> Manifest:
     with store.draft(ArtifactKind.TEXT_CORPUS) as draft:
         for path, data in SHARDS.items():
             with draft.shard(path) as shard:
@@ -72,14 +76,15 @@ def test_a_folder_that_cannot_be_written_is_refused(store: FolderStore, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_dvc_pulls_what_was_published_and_notices_damage(
-    store: FolderStore, tmp_path: Path
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
+    store, s3 = opened_store(request, monkeypatch, tmp_path, kind)
     manifest = published(store)
     for name in ("clone", "suspicious"):
-        export_dvc(
-            manifest, "corpus", tmp_path / name, remote=remote_options(store.url, S3Settings())
-        )
+        remote = remote_options(store.url, s3)
+        export_dvc(manifest, "corpus", tmp_path / name, remote=remote)
 
     pulled = dvc(tmp_path / "clone", "pull", "corpus.dvc")
 
@@ -88,12 +93,37 @@ def test_dvc_pulls_what_was_published_and_notices_damage(
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     assert {path: found[path].read_bytes() for path in found} == SHARDS
     assert dvc(tmp_path / "clone", "status").stdout.strip().endswith("up to date.")
+    exported = [path.read_text() for path in (tmp_path / "clone").glob(".dvc/config*")]
+    assert exported
+    assert not [text for text in exported if SECRET_KEY in text or ACCESS_KEY in text]
 
-    damaged = store.object_path(manifest.shard("readme.txt").md5)
-    damaged.chmod(0o644)
-    damaged.write_bytes(b"longer than it was")
+    damage(request, store, manifest.shard("readme.txt"))
     assert dvc(tmp_path / "suspicious", "pull", "corpus.dvc").returncode != 0
     assert not (tmp_path / "suspicious" / "corpus" / "readme.txt").exists()
+
+
+def opened_store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str
+) -> tuple[ArtifactStore, S3Settings]:
+    if kind == "folder":
+        return FolderStore(folder / "store"), S3Settings()
+    server: S3Server = request.getfixturevalue("s3")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    settings = server.settings()
+    url = f"s3://{BUCKET}/dvc/{folder.name}"
+    return open_store_at(url, settings, cache_folder=folder / "cache"), settings
+
+
+def damage(request: pytest.FixtureRequest, store: ArtifactStore, shard: Shard) -> None:
+    data, key = b"longer than it was", object_key(shard.md5)
+    if isinstance(store, FolderStore):
+        (store.root / key).chmod(0o644)
+        (store.root / key).write_bytes(data)
+        return
+    server: S3Server = request.getfixturevalue("s3")
+    prefix = store.url.removeprefix(f"s3://{BUCKET}/")
+    server.client().put_object(BUCKET, f"{prefix}/{key}", io.BytesIO(data), len(data))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """How an S3 store is reached: read once from the environment, as ``INTERLOOM_S3_<FIELD>``."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,7 +37,7 @@ class S3Settings(BaseSettings):
     ca_file: Path | None = None
     timeout_s: PositiveFloat = 60.0
     patience_s: PositiveFloat = 120.0
-    part_bytes: int = Field(16 << 20, ge=MIN_PART_BYTES)
+    part_bytes: Annotated[int, Field(ge=MIN_PART_BYTES)] = 16 << 20
     conditional_writes: bool = True
     cache_root: Path | None = None
     cache_bytes: PositiveInt = 100 << 30
