@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,8 @@ from safetensors.torch import load_file
 from vector_quantize_pytorch import VectorQuantize
 
 from interloom.config.speech_tokenizer import QuantizerConfig
-from interloom.speech_tokenizer.quantizer import EmaCodebook, kmeans
+from interloom.speech_tokenizer.quantizer import EmaCodebook, kmeans, unseen_count
+from interloom.speech_tokenizer.search import CodeSearch
 
 
 def _vectors(count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -150,41 +153,167 @@ def test_kmeans_of_fewer_vectors_than_codes_gives_all_codes() -> None:
     assert int(counts.sum()) == 3
 
 
+STEPS, SIZES = 50, (7, 0, 26)  # vectors of each of three ranks in each step
+
+
+class _OneHot:
+    """The published quantiser written out: one-hot products, everything that can be in fp64."""
+
+    def __init__(self, codebook: EmaCodebook, *, seed: int) -> None:
+        self.config, self.seed = codebook.config, seed
+        self.weight = codebook.weight.clone()
+        self.count = codebook.ema_count.clone()
+        self.sums = codebook.ema_weight.double()
+
+    def step(self, vectors: torch.Tensor, number: int) -> torch.Tensor:
+        decay, size = self.config.decay, len(self.weight)
+        codes = torch.cdist(vectors.double(), self.weight.double()).argmin(1)
+        chosen = torch.nn.functional.one_hot(codes, size)
+        self.count = self.count * decay + (1 - decay) * chosen.sum(0).float()
+        total = self.count.sum()
+        smoothed = self.count + self.config.epsilon
+        self.count = smoothed * (total / (total + size * self.config.epsilon))
+        self.sums = self.sums * decay + (1 - decay) * chosen.double().T @ vectors.double()
+        if number % self.config.restart_every_steps == 0:
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+            order = rng.permutation(len(vectors))
+            for code in range(size):
+                if self.count[code] <= unseen_count(self.config) and not chosen[:, code].any():
+                    self.count[code] = 1.0
+                    self.sums[code] = vectors[order[code % len(vectors)]].double()
+        self.weight = (self.sums / self.count[:, None].double()).float()
+        return codes
+
+
+def _of_step(step: int) -> torch.Tensor:
+    return _vectors(sum(SIZES), 5, seed=1000 + step) * (1 + step % 3)
+
+
+def _reference() -> tuple[_OneHot, torch.Tensor]:
+    """The one-hot quantiser after all steps, and all codes that it chose."""
+    reference = _OneHot(_codebook(41, 5, restart_every_steps=8), seed=3)
+    codes = [reference.step(_of_step(step), step + 1) for step in range(STEPS)]
+    return reference, torch.stack(codes)
+
+
+def _agrees(state: Mapping[str, torch.Tensor], reference: _OneHot) -> None:
+    assert torch.equal(state["ema_count"], reference.count)
+    sums = state["ema_weight"].double()
+    torch.testing.assert_close(sums, reference.sums, rtol=1e-6, atol=1e-6)
+    assert int(state["num_restarts"]) > 10
+
+
+def test_fifty_steps_are_those_of_a_plain_one_hot_quantiser() -> None:
+    codebook = _codebook(41, 5, restart_every_steps=8).train()
+    codebook.seed.fill_(3)
+    reference, expected = _reference()
+
+    codes = torch.stack([codebook(_of_step(step)).codes_N for step in range(STEPS)])
+
+    assert torch.equal(codes, expected)
+    _agrees(codebook.state_dict(), reference)
+
+
 _RANK = """
 import sys, torch
 from safetensors.torch import save_file
 from interloom.config.speech_tokenizer import QuantizerConfig
 from interloom.speech_tokenizer.quantizer import EmaCodebook
-rank, folder = int(sys.argv[1]), sys.argv[2]
+rank, world, folder, steps = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+sizes = [int(size) for size in sys.argv[5:]]
 torch.set_num_threads(1)
 torch.distributed.init_process_group(
-    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
 )
-state = {}
-for restart in (2, 100):
-    config = QuantizerConfig(codebook_size=8, restart_every_steps=restart)
-    codebook = EmaCodebook(config, 4).train()
-    for step in range(7):
-        vectors = torch.randn(20, 4, generator=torch.Generator().manual_seed(step))
-        codebook(vectors[10 * rank : 10 * (rank + 1)])
-    state |= {f"{restart}.{name}": tensor for name, tensor in codebook.state_dict().items()}
-save_file(state, f"{folder}/rank-{rank}.safetensors")
+codebook = EmaCodebook(QuantizerConfig(codebook_size=41, restart_every_steps=8), 5).train()
+codebook.seed.fill_(3)
+first = sum(sizes[:rank])
+codes = []
+for step in range(steps):
+    drawn = torch.randn(33, 5, generator=torch.Generator().manual_seed(1000 + step))
+    vectors = (drawn * (1 + step % 3))[first : first + sizes[rank]]
+    codes.append(codebook(vectors).codes_N)
+save_file({"codes": torch.stack(codes), **codebook.state_dict()}, f"{folder}/{rank}.safetensors")
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
-def test_two_ranks_hold_the_codebook_that_one_rank_would(tmp_path: Path) -> None:
-    alone = _codebook(8, 4, restart_every_steps=100).train()
-    for step in range(7):
-        alone(_vectors(20, 4, step))
+@pytest.mark.parametrize("sizes", [(13, 20), SIZES])
+def test_several_ranks_hold_the_codebook_that_one_rank_would(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    alone = _codebook(41, 5, restart_every_steps=8).train()
+    alone.seed.fill_(3)
+    expected = torch.stack([alone(_of_step(step)).codes_N for step in range(STEPS)])
 
-    commands = [[sys.executable, "-c", _RANK, str(rank), str(tmp_path)] for rank in (0, 1)]
-    running = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(120) for process in running] == [0, 0]
+    arguments = [str(tmp_path), str(STEPS), *map(str, sizes)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", _RANK, str(rank), str(len(sizes)), *arguments])
+        for rank in range(len(sizes))
+    ]
+    assert [process.wait(120) for process in running] == [0] * len(sizes)
 
-    one, other = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in (0, 1))
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
-    for name, tensor in alone.state_dict().items():
-        torch.testing.assert_close(one[f"100.{name}"], tensor)
+    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(sizes))]
+    codes = torch.cat([one.pop("codes") for one in ranks], dim=1)
+    assert torch.equal(codes, expected)
+    for state in ranks:
+        _agrees(state, _reference()[0])
+        for name, tensor in alone.state_dict().items():
+            torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_which_vector_revives_a_code_depends_on_seed_step_and_code() -> None:
+    revived = []
+    for seed in (0, 0, 1):
+        codebook = _codebook(6, 2, decay=0.5, restart_every_steps=2).train()
+        codebook.seed.fill_(seed)
+        codebook.weight.add_(100.0)
+        codebook.ema_weight.copy_(codebook.weight)
+        for step in range(2):
+            codebook(_vectors(30, 2, seed=step))
+        revived.append(codebook.ema_weight[1:].clone())
+
+    assert torch.equal(revived[0], revived[1])
+    assert not torch.equal(revived[0], revived[2])
+    assert len(revived[0].unique(dim=0)) == 5
+
+
+@pytest.mark.parametrize("spread", [0.0, 300.0])
+@pytest.mark.parametrize("count", [1, 300, 700])
+def test_a_search_gives_the_exactly_nearest_code_and_the_gap(count: int, spread: float) -> None:
+    weight = _vectors(200, 16) + spread  # a common offset is what hidden states have
+    vectors = _vectors(count, 16, seed=1) + spread
+
+    found = CodeSearch(weight).nearest(vectors, within_N=torch.full((count,), 1e9))
+
+    distances = torch.cdist(vectors.double(), weight.double()).square() / 2
+    two = distances.topk(2, largest=False)
+    assert torch.equal(found.codes_N, two.indices[:, 0])
+    torch.testing.assert_close(found.gaps_N, two.values[:, 1] - two.values[:, 0])
+
+
+def test_of_equal_codes_the_first_is_chosen() -> None:
+    found = CodeSearch(torch.ones(300, 4)).nearest(torch.zeros(3, 4))
+
+    assert found.codes_N.tolist() == [0, 0, 0]
+    assert found.gaps_N.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_vector_that_is_not_finite_does_not_end_the_search() -> None:
+    vectors = torch.tensor([[torch.nan, 0.0], [0.0, torch.inf], [1.0, 1.0]])
+
+    codes = CodeSearch(_vectors(5, 2)).nearest(vectors).codes_N
+
+    assert 0 <= int(codes.min()) <= int(codes.max()) < 5
+
+
+def test_a_search_follows_the_codebook_when_that_is_loaded_anew() -> None:
+    codebook, other = _codebook(8, 4), _codebook(8, 4)
+    vectors = _vectors(9, 4)
+    codebook.nearest(vectors)
+    other.weight.copy_(codebook.weight.flip(0))
+
+    codebook.load_state_dict(other.state_dict())
+
+    assert torch.equal(codebook.nearest(vectors), other.nearest(vectors))

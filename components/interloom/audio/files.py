@@ -4,6 +4,8 @@ Shapes: S samples, C channels.
 """
 
 import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,10 @@ from numpy.typing import NDArray
 from interloom.core.errors import DataError
 
 SAMPLE_RATE_HZ = 16_000
+
+_CHUNK_S = 10
+_CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")
+_UNKNOWN_BYTES = 2**31 - 1  # what is written as it comes in states this much or more
 
 
 def read_audio(source: Path | bytes) -> NDArray[np.float32]:
@@ -26,20 +32,91 @@ def read_audio(source: Path | bytes) -> NDArray[np.float32]:
         Samples of shape (S,) at 16 kHz, mono, within [-1, 1] up to the resampler's ripple.
 
     Raises:
-        DataError: It is not there, not audio, or holds no sample.
+        DataError: It is not there, not audio, cut short, or holds no sample or no finite ones.
+    """
+    return np.concatenate(list(stream_audio(source)))
+
+
+def stream_audio(source: Path | bytes) -> Iterator[NDArray[np.float32]]:
+    """The samples of ``read_audio`` in chunks of about ten seconds, however long the recording.
+
+    Args:
+        source: A file, or its bytes.
+
+    Yields:
+        Samples of shape (S,).
+
+    Raises:
+        DataError: As ``read_audio``, at the chunk that shows it.
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else source.name
+    num_samples = 0
     try:
-        samples_SC, rate_hz = soundfile.read(
-            io.BytesIO(source) if isinstance(source, bytes) else source,
-            dtype="float32",
-            always_2d=True,
-        )
+        with soundfile.SoundFile(
+            io.BytesIO(source) if isinstance(source, bytes) else source
+        ) as file:
+            resampler = _Resampler(file.samplerate)
+            for samples_SC in file.blocks(
+                _CHUNK_S * file.samplerate, dtype="float32", always_2d=True
+            ):
+                num_samples += len(samples_SC)
+                check_finite(samples_SC, name)
+                yield resampler.push(samples_SC.mean(axis=1))
+            yield resampler.finish()
+            stated = _stated_frames(file)
     except (OSError, RuntimeError) as error:
         raise DataError(f"cannot read {name} as audio: {error}") from error
-    if len(samples_SC) == 0:
+    if num_samples == 0:
         raise DataError(f"{name} holds no sample")
-    return resample(samples_SC.mean(axis=1), from_hz=rate_hz, to_hz=SAMPLE_RATE_HZ)
+    if num_samples < stated:
+        raise DataError(
+            f"{name} ends after {num_samples} of the {stated} samples that its header states; "
+            "was it cut short? Fetch it again"
+        )
+
+
+def check_finite(samples: NDArray[np.float32], name: str = "the recording") -> None:
+    """Refuse samples that are no numbers.
+
+    Raises:
+        DataError: One is NaN or infinite.
+    """
+    if not np.isfinite(samples).all():
+        raise DataError(f"{name} holds a sample that is NaN or infinite; was it decoded rightly?")
+
+
+def _stated_frames(file: soundfile.SoundFile) -> int:
+    """How many samples the header promises; of a WAV, libsndfile tells it in its log only."""
+    cut = _CUT_WAV.search(file.extra_info)
+    if cut is None or int(cut[1]) >= _UNKNOWN_BYTES:
+        return 0 if file.frames >= _UNKNOWN_BYTES else int(file.frames)
+    return int(file.frames) * int(cut[1]) // max(1, int(cut[2]))
+
+
+class _Resampler:
+    """Mono samples to 16 kHz, chunk by chunk; samples at 16 kHz are left as they are."""
+
+    def __init__(self, from_hz: int) -> None:
+        self._stream = (
+            None
+            if from_hz == SAMPLE_RATE_HZ
+            else soxr.ResampleStream(from_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+        )
+
+    def push(self, samples_S: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What some samples give; the resampler holds a few back."""
+        if self._stream is None:
+            return samples_S
+        given: NDArray[np.float32] = self._stream.resample_chunk(samples_S)
+        return given
+
+    def finish(self) -> NDArray[np.float32]:
+        """What was held back."""
+        nothing = np.zeros(0, np.float32)
+        if self._stream is None:
+            return nothing
+        held: NDArray[np.float32] = self._stream.resample_chunk(nothing, last=True)
+        return held
 
 
 def audio_seconds(source: Path) -> float:

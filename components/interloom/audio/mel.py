@@ -15,6 +15,9 @@ SAMPLE_RATE_HZ = 16_000
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 
+LOOK_AHEAD_SAMPLES = FFT_SAMPLES // 2 - HOP_SAMPLES  # 2.5 ms after a frame's own 10 ms
+
+_MARGIN_FRAMES = 2  # that reach into a frame's window
 _CHUNK_FRAMES = 4096
 _SLICE_FRAMES = 8
 
@@ -22,7 +25,12 @@ Waveform = NDArray[np.float32]
 Mel = NDArray[np.float32]
 
 
-def log_mel(waveform_S: Waveform, *, num_mel_bins: int = 80, num_frames: int | None = None) -> Mel:
+def log_mel(
+    waveform_S: Waveform,
+    *,
+    num_mel_bins: int = 80,
+    num_frames: int | None = None,
+) -> Mel:
     """Whisper's features, equal to those of its published extractor.
 
     Args:
@@ -43,15 +51,44 @@ def log_mel(waveform_S: Waveform, *, num_mel_bins: int = 80, num_frames: int | N
     for start in range(0, frames, _CHUNK_FRAMES):
         stop = min(frames, start + _CHUNK_FRAMES)
         log_FM[start:stop] = _log_power(padded[start:stop], filters)
-    np.maximum(log_FM, log_FM.max() - np.float32(8), out=log_FM)
-    return (log_FM + np.float32(4)) / np.float32(4)
+    above_floor(log_FM, np.float32(-np.inf))
+    return log_FM
+
+
+def above_floor(log_FM: Mel, loudest: np.float32) -> np.float32:
+    """Cut log-powers off 8 below the loudest value so far and scale them, in place.
+
+    Returns:
+        The loudest value, these included.
+    """
+    loudest = max(loudest, log_FM.max())
+    np.maximum(log_FM, loudest - np.float32(8), out=log_FM)
+    log_FM += np.float32(4)
+    log_FM /= np.float32(4)
+    return loudest
+
+
+def log_power(waveform_S: Waveform, *, num_mel_bins: int, first: int, stop: int) -> Mel:
+    """Log10 of the mel power of frames ``[first, stop)`` of an utterance, without a floor.
+
+    Frames need ``LOOK_AHEAD_SAMPLES`` beyond their end; what is not there is silence.
+
+    Args:
+        waveform_S: From the utterance's first sample.
+        num_mel_bins: M.
+        first: A multiple of 8, so that the bits are those that all frames at once would have.
+        stop: The end.
+    """
+    begin = max(0, first - _MARGIN_FRAMES)
+    windows = _framed(waveform_S[begin * HOP_SAMPLES :], stop - begin)
+    return _log_power(windows[first - begin :], _mel_filters(num_mel_bins))
 
 
 def _framed(waveform_S: Waveform, num_frames: int) -> NDArray[np.float32]:
     """Overlapping windows of shape (F, 400); frame i is centred on sample 160 i."""
     half = FFT_SAMPLES // 2
     audio = np.zeros(max(num_frames * HOP_SAMPLES, half + 1) + half, np.float32)
-    kept = min(len(waveform_S), num_frames * HOP_SAMPLES)
+    kept = min(len(waveform_S), num_frames * HOP_SAMPLES + LOOK_AHEAD_SAMPLES)
     audio[:kept] = waveform_S[:kept]
     reflected = np.concatenate([audio[half:0:-1], audio])
     windows = np.lib.stride_tricks.sliding_window_view(reflected, FFT_SAMPLES)

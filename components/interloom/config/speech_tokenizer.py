@@ -37,8 +37,8 @@ class EncoderConfig(Frozen):
         relative_reach: Heads learn a bias for each distance up to this many positions. None is
             Whisper, whose attention knows absolute positions alone: it needs far more speech.
         is_stem_causal: Pad both stem convolutions on the left only.
-        max_frames: Rows of the position table; longer audio is cut into pieces.
-        bucket_tokens: An utterance is computed alone, padded to a multiple of this many tokens.
+        max_frames: Rows of the position table; longer audio is encoded in pieces that overlap.
+        bucket_tokens: An utterance's last block is padded to a multiple of this many tokens.
     """
 
     num_mel_bins: Literal[80, 128] = 80
@@ -64,8 +64,29 @@ class EncoderConfig(Frozen):
 
     @property
     def max_tokens(self) -> int:
-        """Codes of the longest piece; rows of the second position table."""
+        """Codes of the longest piece: whole ones, 187 of 1500 frames at 6.25 Hz."""
         return self.max_frames // self.pool_kernel
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether codes depend on no later block, so that speech is encoded as it comes."""
+        return self.block_frames is not None and self.is_stem_causal
+
+    @property
+    def step_frames(self) -> int:
+        """Frames that are encoded at a time: a block, or all that the position table holds."""
+        if self.block_frames is None or not self.is_stem_causal:
+            return self.max_frames
+        return min(self.block_frames, self.max_frames)
+
+    @property
+    def context_frames(self) -> int:
+        """What each further piece of a long recording hears again of the one before it.
+
+        A fifth of the position table, in whole blocks; at least one where two fit.
+        """
+        unit = self.step_frames if self.step_frames < self.max_frames else self.pool_kernel
+        return max(1, self.max_frames // 5 // unit) * unit if unit < self.max_frames else 0
 
     @model_validator(mode="after")
     def _the_parts_fit(self) -> Self:
@@ -78,13 +99,14 @@ class EncoderConfig(Frozen):
                 "need pool_after_layer <= quantize_after_layer <= num_layers, got "
                 f"{self.pool_after_layer}, {self.quantize_after_layer}, {self.num_layers}"
             )
-        if self.max_frames % self.pool_kernel:
+        if self.max_frames < self.pool_kernel:
             raise ValueError(
-                f"pool_kernel = {self.pool_kernel} must divide max_frames, got {self.max_frames}"
+                f"max_frames must be at least pool_kernel = {self.pool_kernel}, "
+                f"got {self.max_frames}"
             )
-        if self.block_frames is not None and self.block_frames % self.pool_kernel:
+        if self.block_frames is not None and self.block_frames % max(4, self.pool_kernel):
             raise ValueError(
-                f"pool_kernel = {self.pool_kernel} must divide block_frames, "
+                f"4 and pool_kernel = {self.pool_kernel} must divide block_frames, "
                 f"got {self.block_frames}"
             )
         return self

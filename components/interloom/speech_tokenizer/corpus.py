@@ -14,8 +14,9 @@ from interloom.corpora.tables import SPEECH_TOKENS, batched, read_table, write_t
 from interloom.ports.catalog import Metric
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
+from interloom.speech_tokenizer.encoding import Codes
 from interloom.speech_tokenizer.features import TABLE
-from interloom.speech_tokenizer.runtime import Codes, SpeechTokenizer, load_speech_tokenizer
+from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_tokenizer
 from interloom.speech_tokenizer.scoring import codebook_metrics
 
 TOKENS_TABLE = "tokens"

@@ -47,9 +47,10 @@ class Encoder(nn.Module):
         self.embed_positions.weight.copy_(sinusoids(config.max_frames, width))
         self.layers = nn.ModuleList(EncoderLayer(config, dropout) for _ in range(config.num_layers))
         self.codebook = EmaCodebook(quantizer, width)
-        self.embed_positions2 = nn.Embedding(config.max_tokens, width)
+        num_positions = -(-config.max_frames // config.pool_kernel)
+        self.embed_positions2 = nn.Embedding(num_positions, width)
         with torch.no_grad():
-            self.embed_positions2.weight.copy_(self.embed_positions.weight[: config.max_tokens])
+            self.embed_positions2.weight.copy_(self.embed_positions.weight[:num_positions])
         self.layer_norm = nn.LayerNorm(width)
 
     def below(self, mel_BFM: Tensor, num_codes_B: Tensor, *, first_code: int = 0) -> Tensor:
@@ -78,7 +79,7 @@ class Encoder(nn.Module):
         """States of quantised vectors, (B, C, D); positions see both sides."""
         length = vectors_BCD.shape[1]
         hidden = vectors_BCD + self.embed_positions2.weight[first_code : first_code + length]
-        near = near_mask(length, _scaled(self.config.window_frames, self.config.pool_kernel))
+        near = near_mask(length, scaled(self.config.window_frames, self.config.pool_kernel))
         mask = _visible(num_codes_B, near.to(num_codes_B.device))
         for layer in self.layers[self.config.quantize_after_layer :]:
             hidden = layer(hidden, mask)
@@ -101,11 +102,6 @@ class Encoder(nn.Module):
         states = self.above(vectors, num_codes_B, first_code=first)
         return Encoded(states, valid, codes, commitment)
 
-    def encode(self, mel_BFM: Tensor, num_codes_B: Tensor) -> Tensor:
-        """Codes of a batch, (B, C); meaningless beyond each row's own."""
-        vectors = self.below(mel_BFM, num_codes_B)
-        return self.codebook.nearest(vectors.flatten(0, 1)).reshape(vectors.shape[:2])
-
     def states_of(self, codes_BC: Tensor, num_codes_B: Tensor) -> Tensor:
         """The states that the heads read, from codes alone; (B, C, D)."""
         vectors = F.embedding(codes_BC, self.codebook.weight)
@@ -123,8 +119,8 @@ class Encoder(nn.Module):
     def _visible_below(self, num_codes_B: Tensor, length: int, *, unit: int) -> Tensor:
         """The mask of a layer below the quantiser whose positions are ``unit`` frames long."""
         config = self.config
-        allowed = block_causal_mask(length, _scaled(config.block_frames, unit))
-        allowed &= near_mask(length, _scaled(config.window_frames, unit))
+        allowed = block_causal_mask(length, scaled(config.block_frames, unit))
+        allowed &= near_mask(length, scaled(config.window_frames, unit))
         num_B = num_codes_B * (config.pool_kernel // unit)
         return _visible(num_B, allowed.to(num_codes_B.device))
 
@@ -150,6 +146,6 @@ def _visible(num_B: Tensor, allowed_TT: Tensor) -> Tensor:
     return (allowed_TT & valid) | itself
 
 
-def _scaled(frames: int | None, unit: int) -> int | None:
+def scaled(frames: int | None, unit: int) -> int | None:
     """A length in frames as one in positions of ``unit`` frames."""
     return None if frames is None else frames // unit

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interloom.audio.files import read_audio
-from interloom.audio.mel import log_mel
 from interloom.config.speech_tokenizer import SAMPLES_PER_MEL_FRAME, EncoderConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.tables import Split, read_table
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
+from interloom.speech_tokenizer.encoding import mel_of
 from interloom.speech_tokenizer.pieces import num_tokens
 from interloom.text.bpe import TextTokenizer
 
@@ -152,11 +152,10 @@ def _compute(
             length = num_tokens(len(waveform), corpus.encoder)
             if length > corpus.encoder.max_tokens:
                 continue
-            frames = length * _frames_per_token(corpus.encoder)
-            mel = log_mel(waveform, num_mel_bins=corpus.encoder.num_mel_bins, num_frames=frames)
+            mel = mel_of(waveform, corpus.encoder, length)
             file.write(mel.astype(np.float16).tobytes())
             table["num_codes"].append(length)
-            _add_words(table, row, frames, corpus.text_tokenizer)
+            _add_words(table, row, len(mel), corpus.text_tokenizer)
             if count % 100 == 0:
                 progress.update(count, None, "log-mels")
     partial.replace(data)

@@ -3,11 +3,30 @@
 Shapes: B rows, T positions, S positions attended to, D width, H heads.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from interloom.config.speech_tokenizer import EncoderConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Keys and values of positions that were seen, each (B, H, S, D/H)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def kept(self, rows: int, positions: int) -> "Past":
+        """Of the first rows, the last positions."""
+        return Past(*(one[:rows, :, max(0, one.shape[2] - positions) :] for one in self.both))
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        return self.keys, self.values
 
 
 class Attention(nn.Module):
@@ -23,12 +42,22 @@ class Attention(nn.Module):
 
     def forward(self, query_BTD: Tensor, memory_BSD: Tensor, mask: Tensor | None) -> Tensor:
         """Attend; ``mask`` is True where attending is allowed, broadcast to (B, H, T, S)."""
-        attended = F.scaled_dot_product_attention(
-            self._heads(self.q_proj(query_BTD)),
-            self._heads(self.k_proj(memory_BSD)),
-            self._heads(self.v_proj(memory_BSD)),
-            attn_mask=mask,
-        )
+        return self._attend(query_BTD, self._keys(memory_BSD), mask)
+
+    def onwards(self, x_BTD: Tensor, past: Past, mask: Tensor) -> tuple[Tensor, Past]:
+        """Attend to what was kept of earlier positions and to these; keep both."""
+        new = self._keys(x_BTD)
+        keys = Past(torch.cat([past.keys, new.keys], 2), torch.cat([past.values, new.values], 2))
+        return self._attend(x_BTD, keys, mask), keys
+
+    def _keys(self, memory_BSD: Tensor) -> Past:
+        """Keys and values of some positions."""
+        return Past(self._heads(self.k_proj(memory_BSD)), self._heads(self.v_proj(memory_BSD)))
+
+    def _attend(self, query_BTD: Tensor, memory: Past, mask: Tensor | None) -> Tensor:
+        """Attention to keys and values."""
+        query = self._heads(self.q_proj(query_BTD))
+        attended = F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=mask)
         joined: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return joined
 
@@ -56,12 +85,16 @@ class Nearness(nn.Module):
         slope = torch.tensor([1.0, 2.0, 1.0, 0.25])[heads % 4]
         self.weight = nn.Parameter(-slope[:, None] * (distance - centre[:, None]).abs())
 
-    def forward(self, mask_B1TT: Tensor) -> Tensor:
-        """The bias where attending is allowed, minus infinity elsewhere; (B, H, T, T)."""
-        index = torch.arange(mask_B1TT.shape[-1], device=mask_B1TT.device)
-        distance = (index[None, :] - index[:, None]).clamp(-self.reach, self.reach) + self.reach
-        bias_HTT = self.weight[:, distance]
-        return bias_HTT.masked_fill(~mask_B1TT, -torch.inf)
+    def forward(self, mask_B1TS: Tensor) -> Tensor:
+        """The bias where attending is allowed, minus infinity elsewhere; (B, H, T, S).
+
+        The last of S positions are the T that attend.
+        """
+        length, seen = mask_B1TS.shape[-2:]
+        index = torch.arange(seen, device=mask_B1TS.device)
+        distance = index[None, :] - index[seen - length :, None]
+        bias_HTS = self.weight[:, distance.clamp(-self.reach, self.reach) + self.reach]
+        return bias_HTS.masked_fill(~mask_B1TS, -torch.inf)
 
 
 class EncoderLayer(nn.Module):
@@ -82,9 +115,21 @@ class EncoderLayer(nn.Module):
     def forward(self, x_BTD: Tensor, mask: Tensor) -> Tensor:
         """One layer; shape (B, T, D)."""
         normed = self.self_attn_layer_norm(x_BTD)
-        if self.nearness is not None:
-            mask = self.nearness(mask)
-        x_BTD = x_BTD + self.dropout(self.self_attn(normed, normed, mask))
+        return self._finish(x_BTD, self.self_attn(normed, normed, self._biased(mask)))
+
+    def onwards(self, x_BTD: Tensor, past: Past, mask_B1TS: Tensor) -> tuple[Tensor, Past]:
+        """One layer over the positions that follow ``past``."""
+        normed = self.self_attn_layer_norm(x_BTD)
+        attended, seen = self.self_attn.onwards(normed, past, self._biased(mask_B1TS))
+        return self._finish(x_BTD, attended), seen
+
+    def _biased(self, mask: Tensor) -> Tensor:
+        """The mask, with the heads' preferences if they have any."""
+        return mask if self.nearness is None else self.nearness(mask)
+
+    def _finish(self, x_BTD: Tensor, attended_BTD: Tensor) -> Tensor:
+        """What follows attention."""
+        x_BTD = x_BTD + self.dropout(attended_BTD)
         hidden = F.gelu(self.fc1(self.final_layer_norm(x_BTD)))
         out: Tensor = x_BTD + self.dropout(self.fc2(hidden))
         return out

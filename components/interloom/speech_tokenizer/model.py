@@ -176,7 +176,7 @@ def load_whisper(model: TokenizerModel, state: dict[str, Tensor]) -> None:
         found["codebook.is_ready"] = torch.ones((), dtype=torch.bool)
     positions = found.get("embed_positions.weight")
     if positions is not None:
-        found.setdefault("embed_positions2.weight", positions[: encoder.config.max_tokens])
+        found.setdefault("embed_positions2.weight", positions[: len(encoder.embed_positions2.weight)])
     own = encoder.state_dict()
     for name, tensor in own.items():
         if name.endswith("nearness.weight"):  # Whisper prefers no distance

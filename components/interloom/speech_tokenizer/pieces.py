@@ -1,67 +1,60 @@
-"""How an utterance is cut and padded before the encoder sees it, from its samples alone.
-
-Shapes: S audio samples at 16 kHz.
-"""
+"""How a recording is cut before the encoder hears it, from the number of its samples alone."""
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from interloom.config.speech_tokenizer import EncoderConfig
-
-_SEARCHED = 5  # a cut is looked for in the last fifth of the longest piece
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of an utterance that is encoded on its own.
+    """A stretch of a recording that the position table can hold.
 
     Attributes:
-        start_token: Its first code within the utterance.
-        num_tokens: Its codes.
-        padded_tokens: The length of its bucket.
+        start_token: The first code that it gives, within the recording.
+        num_tokens: The codes that it gives.
+        context_tokens: Codes before those, which are heard again and given by the piece before.
     """
 
     start_token: int
     num_tokens: int
-    padded_tokens: int
+    context_tokens: int
+
+    @property
+    def heard_tokens(self) -> int:
+        """All codes that are computed."""
+        return self.context_tokens + self.num_tokens
 
 
 def num_tokens(num_samples: int, config: EncoderConfig) -> int:
-    """Codes of an utterance: those that cover its samples."""
+    """Codes of an utterance: those that cover its samples, ``ceil(S / samples_per_token)``."""
     return -(-num_samples // config.samples_per_token)
 
 
-def bucket(tokens: int, config: EncoderConfig) -> int:
-    """The padded length of a piece: the next multiple of ``bucket_tokens``."""
-    padded = -(-tokens // config.bucket_tokens) * config.bucket_tokens
-    return min(padded, config.max_tokens)
+def pieces_of(num_samples: int, config: EncoderConfig) -> list[Piece]:
+    """The pieces of a recording, in order; one for all but long ones, none for no samples.
 
-
-def cut(waveform_S: NDArray[np.float32], config: EncoderConfig) -> list[Piece]:
-    """Cut an utterance that is longer than the position table where it is quietest.
-
-    Returns:
-        The pieces, in order; one for all but long utterances, none for no samples.
+    Each piece but the first begins ``context_frames`` before its first code, so that no code is
+    heard without what was said before it: there is no seam.
     """
-    total = num_tokens(len(waveform_S), config)
+    total = num_tokens(num_samples, config)
+    context = config.context_frames // config.pool_kernel
     pieces: list[Piece] = []
     start = 0
     while start < total:
-        length = min(total - start, config.max_tokens)
-        if start + length < total:
-            length = _quietest(waveform_S, start, config)
-        pieces.append(Piece(start, length, bucket(length, config)))
+        heard_before = context if start else 0
+        length = min(total - start, config.max_tokens - heard_before)
+        pieces.append(Piece(start, length, heard_before))
         start += length
     return pieces
 
 
-def _quietest(waveform_S: NDArray[np.float32], start: int, config: EncoderConfig) -> int:
-    """Length of the piece from ``start`` that ends at the quietest code near the limit."""
-    stride = config.samples_per_token
-    longest = config.max_tokens
-    shortest = longest - max(1, longest // _SEARCHED)
-    heard = waveform_S[(start + shortest) * stride : (start + longest) * stride]
-    energy = np.square(heard.reshape(-1, stride), dtype=np.float64).mean(1)
-    return shortest + int(energy.argmin()) + 1
+def padded_length(tokens: int, config: EncoderConfig, *, first: int = 0) -> int:
+    """The length in which the last codes of an utterance are computed: of their bucket.
+
+    Args:
+        tokens: Codes that are left, at most a block.
+        config: Of the encoder.
+        first: Their place in the piece; what is computed ends with the position table.
+    """
+    padded = -(-tokens // config.bucket_tokens) * config.bucket_tokens
+    return min(padded, config.step_frames // config.pool_kernel, config.max_tokens - first)

@@ -2,11 +2,11 @@
 
 Shapes: S audio samples at 16 kHz, C codes.
 
-The codes of an utterance are what the encoder gives for it alone, padded to its bucket's length, in
-fp32 on one thread. Nothing else enters: not the batch it came in, not how many threads there are.
+The codes of an utterance are those that the encoder gives for it alone (``encoding``). Nothing else
+enters: not the batch it came in, not how many threads there are, not the chunks it came in.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,28 +17,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interloom.audio.mel import log_mel
-from interloom.config.speech_tokenizer import (
-    SAMPLE_RATE_HZ,
-    SAMPLES_PER_MEL_FRAME,
-    TokenizerConfig,
-)
+from interloom.audio.files import check_finite
+from interloom.audio.mel import LOOK_AHEAD_SAMPLES
+from interloom.config.speech_tokenizer import SAMPLE_RATE_HZ, TokenizerConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError
 from interloom.core.spans import FrameClock, Span
 from interloom.ports.store import ArtifactStore
 from interloom.speech_tokenizer.artifact import load_model
+from interloom.speech_tokenizer.encoding import (
+    Codes,
+    StreamingEncoder,
+    encode_alike,
+    mel_of,
+)
 from interloom.speech_tokenizer.features import labels_of
 from interloom.speech_tokenizer.model import TokenizerModel
-from interloom.speech_tokenizer.pieces import Piece, cut, num_tokens
+from interloom.speech_tokenizer.pieces import Piece, pieces_of
 from interloom.speech_tokenizer.reading import ctc_align, ctc_greedy, decoder_greedy
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
 
 Waveform = NDArray[np.float32]
-Codes = NDArray[np.int32]
 AnyCodes = NDArray[np.integer[Any]]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+_BATCH_TOKENS = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """Codes of utterances.
+
+    Attributes:
+        codes: Of each.
+        num_again: How many codes, being near ties, were computed a second time.
+    """
+
+    codes: tuple[Codes, ...]
+    num_again: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A piece of an utterance, with the samples that its codes depend on."""
+
+    row: int
+    piece: Piece
+    waveform_S: Waveform
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +99,47 @@ class SpeechTokenizer:
     def encode(self, waveforms: Sequence[Waveform]) -> list[Codes]:
         """The codes of each utterance: ``ceil(S / samples_per_token)`` of them.
 
-        What is longer than the position table is cut where it is quietest.
+        What is longer than the position table is encoded in pieces that overlap.
+
+        Raises:
+            DataError: A sample is not a finite number.
         """
-        return self._map(self._encode_one, waveforms)
+        return list(self.encode_all(waveforms).codes)
+
+    def encode_all(self, waveforms: Sequence[Waveform]) -> Encodings:
+        """The codes of each utterance, and how many had to be computed twice.
+
+        Raises:
+            DataError: A sample is not a finite number.
+        """
+        for waveform in waveforms:
+            check_finite(waveform)
+        batches = list(_batches(self._pieces(waveforms)))
+        parts: list[list[tuple[int, Codes]]] = [[] for _ in waveforms]
+        num_again = 0
+        for batch, (given, again) in zip(batches, self._map(self._together, batches), strict=True):
+            num_again += again
+            for one, codes in zip(batch, given, strict=True):
+                parts[one.row].append((one.piece.start_token, codes))
+        none = np.zeros(0, np.int32)
+        ordered = (sorted(part, key=lambda one: one[0]) for part in parts)
+        found = tuple(np.concatenate([none, *(codes for _, codes in part)]) for part in ordered)
+        return Encodings(found, num_again)
+
+    def stream(self, chunks: Iterable[Waveform]) -> Iterator[Codes]:
+        """The codes of one recording while it comes in; memory does not grow with its length.
+
+        Joined, they are those of ``encode``. The chunks are computed on one thread.
+
+        Raises:
+            DataError: A sample is not a finite number.
+        """
+        encoder = StreamingEncoder(self.model.encoder)
+        with _one_thread_each() as workers:
+            for chunk in chunks:
+                check_finite(chunk)
+                yield workers.submit(encoder.push, chunk).result()
+            yield workers.submit(encoder.finish).result()
 
     def read(self, codes: Sequence[AnyCodes]) -> list[str]:
         """What the configured head reads in each utterance's codes."""
@@ -105,27 +169,24 @@ class SpeechTokenizer:
             found.append(Span(taken[0].start, taken[-1].stop))
         return found
 
-    def _encode_one(self, waveform_S: Waveform) -> Codes:
-        """Codes of one utterance, piece by piece."""
-        out = np.zeros(num_tokens(len(waveform_S), self.config.encoder), np.int32)
-        for piece in cut(waveform_S, self.config.encoder):
-            stop = piece.start_token + piece.num_tokens
-            stride = self.samples_per_token
-            heard = waveform_S[piece.start_token * stride : stop * stride]
-            out[piece.start_token : stop] = self._encode_piece(heard, piece)
-        return out
+    def _together(self, heard: Sequence[_Heard]) -> tuple[list[Codes], int]:
+        """The codes that some pieces give, and how many were computed again."""
+        config = self.config.encoder
+        mels = [mel_of(one.waveform_S, config, one.piece.heard_tokens) for one in heard]
+        codes, num_again = encode_alike(self.model.encoder, mels)
+        given = [found[one.piece.context_tokens :] for one, found in zip(heard, codes, strict=True)]
+        return given, num_again
 
-    @torch.no_grad()
-    def _encode_piece(self, waveform_S: Waveform, piece: Piece) -> Codes:
-        """Codes of a piece, alone in its bucket's shape."""
-        encoder = self.config.encoder
-        per_token = self.samples_per_token // SAMPLES_PER_MEL_FRAME
-        mel = np.zeros((1, piece.padded_tokens * per_token, encoder.num_mel_bins), np.float32)
-        frames = piece.num_tokens * per_token
-        mel[0, :frames] = log_mel(waveform_S, num_mel_bins=encoder.num_mel_bins, num_frames=frames)
-        codes = self.model.encoder.encode(torch.from_numpy(mel), torch.tensor([piece.num_tokens]))
-        piece_codes: Codes = codes[0, : piece.num_tokens].numpy().astype(np.int32)
-        return piece_codes
+    def _pieces(self, waveforms: Sequence[Waveform]) -> list[_Heard]:
+        """All pieces of all utterances."""
+        config = self.config.encoder
+        heard = list[_Heard]()
+        for row, waveform in enumerate(waveforms):
+            for piece in pieces_of(len(waveform), config):
+                first = piece.start_token - piece.context_tokens
+                stop = (first + piece.heard_tokens) * self.samples_per_token + LOOK_AHEAD_SAMPLES
+                heard.append(_Heard(row, piece, waveform[first * self.samples_per_token : stop]))
+        return heard
 
     def _read_one(self, codes: AnyCodes) -> str:
         """The text of one utterance's codes, piece by piece."""
@@ -165,6 +226,18 @@ class SpeechTokenizer:
         """Apply to each item, as many at a time as torch has threads, each on one thread."""
         with _one_thread_each() as workers:
             return list(workers.map(function, items))
+
+
+def _batches(heard: Sequence[_Heard]) -> Iterator[list[_Heard]]:
+    """Pieces of like length, as many together as fit into ``_BATCH_TOKENS``."""
+    batch = list[_Heard]()
+    for one in sorted(heard, key=lambda one: -one.piece.heard_tokens):
+        if batch and (len(batch) + 1) * batch[0].piece.heard_tokens > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
 
 
 def load_speech_tokenizer(store: ArtifactStore, ref: ArtifactRef) -> SpeechTokenizer:

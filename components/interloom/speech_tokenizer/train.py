@@ -57,6 +57,7 @@ def train_and_save(
     features = read_features(corpus, work.folder / "features", store=store, progress=work.progress)
     torch.manual_seed(seed)
     model = TokenizerModel(config, text_tokenizer.vocab_size)
+    model.encoder.codebook.seed.fill_(seed)
     task = TokenizerTask(model, features, config, seed=seed)
     trained = train(task, config.training, engine=engine, work=work, seed=seed)
     model.load_state_dict(trained.weights)
