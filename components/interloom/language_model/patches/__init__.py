@@ -1,0 +1,1 @@
+"""Latent speech patches: the large model sees several speech tokens as one position (LST)."""
