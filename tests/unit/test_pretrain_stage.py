@@ -17,7 +17,7 @@ from interloom.config.language_model import LanguageModelConfig, PretrainConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind
 from interloom.core.errors import ConfigError, DataError
-from interloom.language_model.model import Transformer
+from interloom.language_model.model import Transformer, packed_mask
 from interloom.language_model.runtime import load_language_model
 from interloom.language_model.task import LanguageModelTask
 from interloom.mixture.rows import load_rows
@@ -305,3 +305,41 @@ def test_two_ranks_see_the_same_rows_and_give_the_same_losses(
     )
     assert _curve(resumed)[:5] == _curve(results[0])[:5]
     assert _curve(resumed) == pytest.approx(_curve(alone), rel=1e-4)
+
+
+def test_shares_of_tokens_and_gradient_are_told_and_sum_to_one(tmp_path: Path) -> None:
+    result = _pretrain(MemoryStore(), tmp_path, _config(num_steps=6))
+
+    for what in ("token_share", "gradient_share"):
+        for groups in (("text", "speech", "marker"), ("source/text", "source/speech")):
+            shares = [_curve(result, f"train/{what}/{group}")[-1] for group in groups]
+            assert sum(shares) == pytest.approx(1)
+            assert min(shares) > 0
+
+
+def test_the_gradient_share_is_that_of_the_losses_alone(tmp_path: Path) -> None:
+    rows = load_rows(store := MemoryStore(), store_counting_rows(store, tmp_path))
+    model = Transformer(MODEL, LAYOUT.size)
+    model.initialise(torch.Generator().manual_seed(0))
+    task = LanguageModelTask(model, rows, LAYOUT, rows_per_batch=2, batches_per_step=1, seed=1)
+
+    loss = task.loss(model, 0)
+    loss.value.backward()
+    sums = dict(loss.late_sums())
+
+    batch = rows.batch(loss.rows)
+    arrays = (batch.tokens_BL, batch.positions_BL, batch.segments_BL)
+    tokens, positions, segments = (torch.from_numpy(held.astype(np.int64)) for held in arrays)
+    hidden = model.hidden(tokens, positions, packed_mask(segments)).detach().requires_grad_()
+    logits = hidden @ model.output_weight.detach().T
+    is_target = torch.from_numpy(batch.is_target_BL)
+    losses = nn.functional.cross_entropy(
+        logits[is_target.roll(-1, 1)], tokens[is_target], reduction="sum"
+    )
+    losses.backward()
+    assert hidden.grad is not None
+    squares = hidden.grad.square().sum(2).roll(1, 1)
+    is_speech = torch.from_numpy(LAYOUT.is_speech(batch.tokens_BL)) & is_target
+    expected = squares[is_speech].sum() / squares[is_target].sum()
+    share = sums["gradient_share/speech"] / sums["gradient_share/speech/weight"]
+    assert share == pytest.approx(float(expected), rel=1e-4)

@@ -1,13 +1,17 @@
 """Next-token training on packed rows, as the training loop wants it (spec section 8.5)."""
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interloom.language_model.model import Transformer
+from interloom.mixture.examples import Mask
 from interloom.mixture.order import RowOrder
 from interloom.mixture.rows import RowBatch, RowSource
 from interloom.training.loop import Loss
@@ -20,7 +24,9 @@ class LanguageModelTask:
     The loss of an optimizer step is the mean over all its targets, however its rows are split into
     micro-batches and ranks: each micro-batch gives its sum, divided by its part of the step's
     targets. Curves: ``loss/text``, ``loss/speech``, ``loss/marker`` by what is predicted, and
-    ``loss/source/NAME`` by where it is from.
+    ``loss/source/NAME`` by where it is from; and, of the same groups, ``token_share/...``, their
+    part of the targets, and ``gradient_share/...``, their part of the squared gradient at the last
+    hidden states: who pulls at the model, and how hard.
     """
 
     def __init__(
@@ -49,15 +55,27 @@ class LanguageModelTask:
         self._rows_per_batch = rows_per_batch
         self._batches_per_step = batches_per_step
         self._order = RowOrder(rows.num_rows, seed, rows.phase_rows)
+        self._pull = _Pull(model.norm)
+        self._flops = _Flops.of(model)
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The loss of micro-batch ``index``."""
         first = index * self._rows_per_batch
-        batch = self._rows.batch(self._order.rows(first, first + self._rows_per_batch))
+        began_s = time.perf_counter()
+        rows = self._order.rows(first, first + self._rows_per_batch)
+        batch = self._rows.batch(rows)
+        scale = self._batches_per_step / self._step_targets(index)
+        data_wait_s = time.perf_counter() - began_s
         total, losses_N = _forward(module, batch)
+        groups = _groups(batch, self._layout, self._rows.source_names)
         return Loss(
-            total * (self._batches_per_step / self._step_targets(index)),
-            _sums(batch, losses_N, self._layout, self._rows.source_names),
+            total * scale,
+            _sums(groups, losses_N) | _token_shares(groups),
+            late_sums=lambda: _gradient_shares(groups, self._pull.take(batch)),
+            rows=tuple(rows),
+            num_positions=batch.tokens_BL.size,
+            flops=self._flops.count(batch),
+            data_wait_s=data_wait_s,
         )
 
     def _step_targets(self, index: int) -> int:
@@ -77,7 +95,7 @@ def mean_losses(
             batch = rows.batch(range(first, min(first + rows_per_batch, rows.num_rows)))
             total, losses_N = _forward(model, batch)
             own = {"loss": float(total), "loss/weight": float(len(losses_N))}
-            sums.update(own | dict(_sums(batch, losses_N, layout, rows.source_names)))
+            sums.update(own | _sums(_groups(batch, layout, rows.source_names), losses_N))
     return {
         name: sums[name] / sums[f"{name}/weight"] for name in sums if sums.get(f"{name}/weight")
     }
@@ -98,19 +116,91 @@ def _forward(module: nn.Module, batch: RowBatch) -> tuple[Tensor, Tensor]:
     return total, losses_N
 
 
-def _sums(
-    batch: RowBatch, losses_N: Tensor, layout: VocabularyLayout, source_names: Sequence[str]
-) -> dict[str, float]:
-    """Sums of losses, with their counts, by modality and by source."""
-    losses = losses_N.detach().double().cpu().numpy()
+def _groups(
+    batch: RowBatch, layout: VocabularyLayout, source_names: Sequence[str]
+) -> dict[str, Mask]:
+    """Which of the targets (N,) belong to each modality and to each source."""
     ids = batch.tokens_BL[batch.is_target_BL]
     is_text, is_speech = layout.is_text(ids), layout.is_speech(ids)
     groups = {"text": is_text, "speech": is_speech, "marker": ~(is_text | is_speech)}
     sources = batch.sources_BL[batch.is_target_BL]
     for number, name in enumerate(source_names):
         groups[f"source/{name}"] = sources == number
+    return groups
+
+
+def _sums(groups: Mapping[str, Mask], losses_N: Tensor) -> dict[str, float]:
+    """Sums of losses, with their counts, of each group."""
+    losses = losses_N.detach().double().cpu().numpy()
     sums: dict[str, float] = {}
     for name, own in groups.items():
         sums[f"loss/{name}"] = float(losses[own].sum())
         sums[f"loss/{name}/weight"] = float(own.sum())
     return sums
+
+
+def _token_shares(groups: Mapping[str, Mask]) -> dict[str, float]:
+    """How many targets each group has, with the number of all."""
+    sums: dict[str, float] = {}
+    for name, own in groups.items():
+        sums[f"token_share/{name}"] = float(own.sum())
+        sums[f"token_share/{name}/weight"] = float(len(own))
+    return sums
+
+
+def _gradient_shares(groups: Mapping[str, Mask], pull_N: NDArray[np.float64]) -> dict[str, float]:
+    """How hard each group pulls, with the pull of all."""
+    sums: dict[str, float] = {}
+    for name, own in groups.items():
+        sums[f"gradient_share/{name}"] = float(pull_N[own].sum())
+        sums[f"gradient_share/{name}/weight"] = float(pull_N.sum())
+    return sums
+
+
+class _Pull:
+    """Keeps the gradient at the last hidden states of the newest backward pass."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        """Listen at the norm whose output the loss is computed from."""
+        self._squares_BT: Tensor | None = None
+        norm.register_forward_hook(self._listen)
+
+    def take(self, batch: RowBatch) -> NDArray[np.float64]:
+        """The squared gradient (N,) for each target of the micro-batch that was just done."""
+        assert self._squares_BT is not None
+        at_target_BT = self._squares_BT.roll(1, dims=1).double().cpu().numpy()
+        self._squares_BT = None
+        squares_N: NDArray[np.float64] = at_target_BT[batch.is_target_BL]
+        return squares_N
+
+    def _listen(self, _norm: nn.Module, _given: object, hidden_BTD: Tensor) -> None:
+        if hidden_BTD.requires_grad:
+            hidden_BTD.register_hook(self._keep)  # type: ignore[no-untyped-call]
+
+    def _keep(self, gradient_BTD: Tensor) -> None:
+        self._squares_BT = gradient_BTD.detach().float().square().sum(dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flops:
+    """Operations of a forward and a backward pass: six a weight and token, and attention's own."""
+
+    per_position: int
+    per_target: int
+    per_pair: int
+
+    @classmethod
+    def of(cls, model: Transformer) -> "_Flops":
+        weights = sum(parameter.numel() for parameter in model.blocks.parameters())
+        config = model.config
+        head = model.vocab_size * config.hidden_size
+        return cls(6 * weights, 6 * head, 12 * config.num_layers * config.hidden_size)
+
+    def count(self, batch: RowBatch) -> float:
+        """Of one micro-batch; a token attends to those before it in its document and to itself."""
+        pairs = int((batch.positions_BL.astype(np.int64) + 1).sum())
+        targets = int(batch.is_target_BL.sum())
+        positions = batch.tokens_BL.size
+        return float(
+            self.per_position * positions + self.per_target * targets + self.per_pair * pairs
+        )

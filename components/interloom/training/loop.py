@@ -370,4 +370,4 @@ def _blamed(error: RuntimeError, engine: TrainEngine, watch: Watch) -> Exception
     is_of_ranks = isinstance(error, distributed.DistError) or "gloo" in words or "nccl" in words
     if engine.world_size == 1 or not is_of_ranks:
         return error
-    return TransientError(f"the ranks lost each other: {watch.diagnose()} ({error})")
+    return TransientError(f"the ranks lost each other: {watch.diagnose(math.inf)} ({error})")

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +37,10 @@ class Standing:
     process: int
     host: str
 
+    def to_json(self) -> str:
+        """For the rank's file: always as long, so that it can be written over."""
+        return json.dumps(asdict(self)).ljust(_WIDTH)
+
     def describe(self) -> str:
         """In words."""
         place = f"step {self.step}, micro-batch {self.micro}, in {self.doing!r}"
@@ -64,7 +68,7 @@ class Watch:
     def at(self, step: int, micro: int, doing: str) -> None:
         """Say where this rank is. Cheap: one write to an open file."""
         standing = Standing(step, micro, doing, self._rank, *self._me)
-        os.pwrite(self._file, json.dumps(asdict(standing)).ljust(_WIDTH).encode(), 0)
+        os.pwrite(self._file, standing.to_json().encode(), 0)
         self._moved_s = time.monotonic()
 
     @property
@@ -72,24 +76,39 @@ class Watch:
         """How long this rank has not moved."""
         return time.monotonic() - self._moved_s
 
-    def diagnose(self) -> str:
-        """Who is gone or behind, as far as one can see from here."""
-        seen = [_read(_path(self._folder, rank)) for rank in range(self._world_size)]
+    def breathe(self) -> None:
+        """Say that this process is alive, wherever it waits; a frozen one cannot."""
+        os.utime(self._file)
+
+    def diagnose(self, silence_s: float) -> str:
+        """Who is gone, frozen or behind, as far as one can see from here.
+
+        Args:
+            silence_s: A process that has not breathed for so long is frozen.
+        """
+        seen = [read_standing(self._folder, rank) for rank in range(self._world_size)]
         standing = [found for found in seen if found is not None]
-        gone = [found for found in standing if _is_gone(found)]
-        if gone:
-            return f"{'; '.join(found.describe() for found in gone)}: the process is gone"
-        behind = min(standing, key=lambda found: (found.step, found.micro))
-        ahead = [f for f in standing if (f.step, f.micro) > (behind.step, behind.micro)]
-        if not ahead:
-            return f"{'; '.join(found.describe() for found in standing)}: none is behind the others"
-        waiting = ", ".join(str(found.rank) for found in ahead)
-        return f"{behind.describe()}: it hangs, and rank {waiting} waits for it"
+        if gone := [found for found in standing if _is_gone(found)]:
+            return f"{_listed(gone)}: the process is gone"
+        silent = [found for found in standing if self._silence_s(found.rank) > silence_s]
+        if 0 < len(silent) < len(standing):
+            return f"{_listed(silent)}: it hangs, frozen, and the others wait for it"
+        last = max((found.step, found.micro) for found in standing)
+        behind = [found for found in standing if (found.step, found.micro) < last]
+        if behind:
+            return f"{_listed(behind)}: it hangs, and the others wait for it"
+        return f"{_listed(standing)}: none is behind the others"
+
+    def _silence_s(self, rank: int) -> float:
+        """How long ago a rank breathed, by the clock of the file system."""
+        self.breathe()
+        now_s = os.fstat(self._file).st_mtime
+        return now_s - _path(self._folder, rank).stat().st_mtime
 
 
 @contextmanager
 def watching(
-    watch: Watch, patience_s: float, give_up: "Callable[[TransientError], None] | None"
+    watch: Watch, patience_s: float, give_up: Callable[[TransientError], None] | None
 ) -> Iterator[None]:
     """Give up, from a thread, when this rank has not moved for so long; says which rank hangs.
 
@@ -100,11 +119,18 @@ def watching(
     """
     is_over = threading.Event()
 
+    tick_s = min(1.0, patience_s / 8)
+
     def look() -> None:
-        while not is_over.wait(min(1.0, patience_s / 4)):
+        while not is_over.wait(tick_s):
+            watch.breathe()
             if watch.still_s > patience_s and give_up is not None:
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                give_up(TransientError(f"no progress for {patience_s:g} s: {watch.diagnose()}"))
+                give_up(
+                    TransientError(
+                        f"no progress for {patience_s:g} s: {watch.diagnose(patience_s / 2)}"
+                    )
+                )
                 return
 
     thread = threading.Thread(target=look, name="watch", daemon=True)
@@ -121,12 +147,16 @@ def _path(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.json"
 
 
-def _read(path: Path) -> Standing | None:
+def read_standing(folder: Path, rank: int) -> Standing | None:
     """A rank's last word; None if it has not said any."""
     try:
-        return Standing(**json.loads(path.read_bytes()))
+        return Standing(**json.loads(_path(folder, rank).read_bytes()))
     except (OSError, ValueError):
         return None
+
+
+def _listed(found: Sequence[Standing]) -> str:
+    return "; ".join(standing.describe() for standing in found)
 
 
 def _is_gone(standing: Standing) -> bool:

@@ -1,0 +1,104 @@
+"""Ranks that die, hang or are told to end, in real processes under the real launcher."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interloom.adapters.folder_store import FolderStore
+from interloom.adapters.local_launcher import LocalLauncher
+from interloom.config.language_model import LanguageModelConfig, PretrainConfig
+from interloom.config.training import TrainConfig
+from interloom.core.errors import PreemptedError, TransientError
+from interloom.ports.launcher import StageJob
+from interloom.ports.progress import NoProgress
+from interloom.stages.pretrain import PretrainRequest, PretrainResult
+from interloom.testing.rows import store_counting_rows
+from interloom.training.checkpoint import sealed_steps
+from interloom.training.watch import Standing, read_standing
+
+pytestmark = pytest.mark.slow
+
+MODEL = LanguageModelConfig(
+    hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, ffn_size=32, init_std=0.1
+)
+
+
+def _job(folder: Path, num_ranks: int, num_steps: int) -> StageJob:
+    config = TrainConfig(
+        num_steps=num_steps,
+        learning_rate=1e-3,
+        num_ranks=num_ranks,
+        threads_per_rank=1,
+        log_every_steps=10,
+        checkpoint_every_steps=1_000_000,
+    )
+    rows = store_counting_rows(FolderStore(folder / "store"), folder)
+    request = PretrainRequest(rows=rows, config=PretrainConfig(model=MODEL, train=config))
+    return StageJob("pretrain", request.model_dump_json(), folder / "work", num_ranks, 1)
+
+
+def _when_training(job: StageJob, rank: int, act: Callable[[Standing], None]) -> threading.Thread:
+    """Do something to a rank once it is well under way."""
+
+    def wait() -> None:
+        path = job.folder / "ranks"
+        while (seen := read_standing(path, rank)) is None or seen.step < 20:
+            time.sleep(0.02)
+        act(seen)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def _launcher(folder: Path) -> LocalLauncher:
+    return LocalLauncher(store_root=folder / "store", device="cpu")
+
+
+def test_a_rank_that_is_killed_is_named_kill(tmp_path: Path) -> None:
+    job = _job(tmp_path, num_ranks=2, num_steps=100_000)
+    _when_training(job, 1, lambda seen: os.kill(seen.process, signal.SIGKILL))
+
+    with pytest.raises(TransientError, match=r"rank 1 \(process \d+\), last at step .* is gone"):
+        _launcher(tmp_path).run(job, progress=NoProgress())
+
+
+def test_a_rank_that_hangs_is_named_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERLOOM_RANK_PATIENCE_S", "6")
+    job = _job(tmp_path, num_ranks=2, num_steps=100_000)
+
+    def freeze(seen: Standing) -> None:
+        os.kill(seen.process, signal.SIGSTOP)
+        while not (job.folder / "error.json").exists():
+            time.sleep(0.1)
+        os.kill(seen.process, signal.SIGKILL)  # torchrun would wait for half a minute
+
+    _when_training(job, 1, freeze)
+
+    with pytest.raises(TransientError, match=r"no progress for 6 s: rank 1 .* hangs, frozen, and"):
+        _launcher(tmp_path).run(job, progress=NoProgress())
+
+
+def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit_fault(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = _job(tmp_path / "a", num_ranks=1, num_steps=400)
+    whole = _launcher(tmp_path / "a").run(undisturbed, progress=NoProgress())
+    job = _job(tmp_path / "b", num_ranks=1, num_steps=400)
+    _when_training(job, 0, lambda seen: os.kill(seen.process, signal.SIGTERM))
+
+    with pytest.raises(PreemptedError, match=r"told to end; saved at step \d+ of 400: run again"):
+        _launcher(tmp_path / "b").run(job, progress=NoProgress())
+    saved = sealed_steps(job.folder / "checkpoints")
+    resumed = _launcher(tmp_path / "b").run(job, progress=NoProgress())
+
+    assert len(saved) == 1
+    first, second = (
+        PretrainResult.model_validate_json(report.result_json) for report in (whole, resumed)
+    )
+    assert first.model == second.model
