@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from interloom.core.errors import DataError, MissingError
 from interloom.mixture.indexed import IndexedTokens, write_index
@@ -95,8 +96,36 @@ def test_an_index_that_points_outside_is_refused_when_it_is_read(tmp_path: Path)
 
     held = IndexedTokens(tmp_path / "t.bin", tmp_path / "t.idx")
 
-    with pytest.raises(DataError, match="points outside of it at sequence 1"):
+    with pytest.raises(DataError, match=r"does not hold 4 bytes at 400: its index is damaged"):
         held.sequence(1)
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    held = _write(tmp_path, SEQUENCES, [0, 4])
+    (tmp_path / "t.bin").write_bytes((tmp_path / "t.bin").read_bytes()[:20])
+
+    with pytest.raises(DataError, match=r"does not hold 16 bytes at 24: .* cut short"):
+        held.sequence(3)
+
+
+def test_a_sequence_is_read_into_a_row(tmp_path: Path) -> None:
+    held = _write(tmp_path, SEQUENCES, [0, 1, 3, 4])
+    row = np.full(6, -1, np.int32)
+
+    assert held.sequence_into(3, row) == 4
+    held.tokens_into(3, 5, row)
+
+    assert row.tolist() == [8, 1, 9, 9, -1, -1]
+
+
+@pytest.mark.parametrize("row", [np.zeros(3, np.int32), np.zeros(9, np.int64)])
+def test_a_row_that_does_not_take_a_sequence_is_refused(
+    row: NDArray[np.int64], tmp_path: Path
+) -> None:
+    held = _write(tmp_path, SEQUENCES, [0, 1, 3, 4])
+
+    with pytest.raises(DataError, match=r"4 tokens of type int32 do not fit into"):
+        held.sequence_into(3, row)
 
 
 def test_documents_that_do_not_cover_the_sequences_are_refused(tmp_path: Path) -> None:

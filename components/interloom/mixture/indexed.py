@@ -12,8 +12,9 @@ A file may go on with one byte a sequence (Megatron's modes), which are ignored.
 """
 
 import mmap
+import os
 import struct
-from collections.abc import Sequence
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +30,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _TYPES = MappingProxyType(
     {1: "|u1", 2: "|i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 )
-_RESIDENT_BYTES = 64 << 20  # mapped pages are let go after so many bytes were touched
+_RESIDENT_BYTES = 64 << 20  # of mapped pages
 _FAULT_BYTES = 64 << 10  # that the kernel maps around a page which is touched
 
 Tokens = NDArray[np.integer[Any]]
@@ -54,14 +55,16 @@ def write_index(
 
 
 class ResidentPages:
-    """Keeps a process small that reads much of large memory-mapped files.
+    """Keeps a process small that looks into many memory-mapped files.
 
-    The pages of all files together are given back after every 64 MiB that were touched; the kernel
-    keeps them as long as it has room.
+    Where they come to more than a limit, their pages are given back after every so much that was
+    touched; the kernel keeps them as long as it has room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = _RESIDENT_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._maps: list[mmap.mmap] = []
+        self._mapped_bytes = 0
         self._touched_bytes = 0
 
     def map(self, path: Path) -> mmap.mmap | None:
@@ -71,6 +74,7 @@ class ResidentPages:
         with path.open("rb") as file:
             held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._maps.append(held)
+        self._mapped_bytes += len(held)
         return held
 
     def array(self, path: Path, dtype: "np.dtype[Any] | str") -> NDArray[Any]:
@@ -85,13 +89,19 @@ class ResidentPages:
         held = self.map(path)
         return np.zeros(0, dtype) if held is None else np.frombuffer(held, dtype)
 
-    def touch(self, num_bytes: int) -> None:
-        """Note a read."""
-        self._touched_bytes += num_bytes + _FAULT_BYTES
-        if self._touched_bytes > _RESIDENT_BYTES:
-            self._touched_bytes = 0
-            for held in self._maps:
-                held.madvise(mmap.MADV_DONTNEED)
+    @property
+    def is_large(self) -> bool:
+        """Whether pages have to be given back."""
+        return self._mapped_bytes > self._most_bytes
+
+    def touch(self, num_places: int) -> None:
+        """Note a look at so many places."""
+        if self.is_large:
+            self._touched_bytes += num_places * _FAULT_BYTES
+            if self._touched_bytes > self._most_bytes:
+                self._touched_bytes = 0
+                for held in self._maps:
+                    held.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +110,8 @@ class _Index:
 
     dtype: np.dtype[Any]
     lengths_S: NDArray[np.int32]
-    offsets_S: NDArray[np.int64]
+    lengths: memoryview  # the same: single numbers come out faster
+    offsets: memoryview  # S, in bytes
     first_sequences_D: NDArray[np.int64]
 
     @classmethod
@@ -126,16 +137,17 @@ class _Index:
         at = _HEADER.size
         return cls(
             np.dtype(_TYPES[code]),
-            np.frombuffer(data, "<i4", sequences, at),
-            np.frombuffer(data, "<i8", sequences, at + 4 * sequences),
-            np.frombuffer(data, "<i8", bounds, at + 12 * sequences),
+            np.frombuffer(data, np.int32, sequences, at),
+            memoryview(data)[at : at + 4 * sequences].cast("i"),
+            memoryview(data)[at + 4 * sequences : at + 12 * sequences].cast("q"),
+            np.frombuffer(data, np.int64, bounds, at + 12 * sequences),
         )
 
     def require_sound(self, path: Path, num_bytes: int) -> None:
         """Refuse an index that points outside of its tokens; looks at both ends in O(1)."""
         ends = 0
-        if len(self.lengths_S):
-            ends = int(self.offsets_S[-1]) + int(self.lengths_S[-1]) * self.dtype.itemsize
+        if len(self.lengths):
+            ends = self.offsets[-1] + self.lengths[-1] * self.dtype.itemsize
         if num_bytes != ends:
             raise DataError(
                 f"{path} has {num_bytes} bytes, its index ends at {ends}: it was cut short, or the "
@@ -150,15 +162,19 @@ class _Index:
 
 
 class IndexedTokens:
-    """A ``.bin`` and its ``.idx``, memory-mapped. Reading is by number, in O(1)."""
+    """A ``.bin`` and its ``.idx``: the index memory-mapped, tokens read by number in O(1).
+
+    Tokens are read at their place and not mapped: a process stays small, and a file that is cut
+    short while it is open is an error rather than a crash.
+    """
 
     def __init__(self, tokens: Path, index: Path, pages: ResidentPages | None = None) -> None:
-        """Map both files.
+        """Look at both files.
 
         Args:
             tokens: The ``.bin``.
             index: The ``.idx``.
-            pages: Shared by all files that one process reads; its own by default.
+            pages: Shared by all files that one process looks into; its own by default.
 
         Raises:
             MissingError: One is not there.
@@ -166,13 +182,17 @@ class IndexedTokens:
         """
         self._pages = pages or ResidentPages()
         held = _Index.open(index, self._pages)
-        held.require_sound(tokens, _size(tokens))
+        size = _size(tokens)
+        held.require_sound(tokens, size)
         self.lengths_S = held.lengths_S
         self.first_sequences_D = held.first_sequences_D
-        self._offsets_S = held.offsets_S
+        self.num_tokens = size // held.dtype.itemsize
+        self._lengths, self._offsets = held.lengths, held.offsets
+        self._dtype = held.dtype
         self._item = held.dtype.itemsize
-        self._file = tokens
-        self._tokens: Tokens = self._pages.array(tokens, held.dtype)
+        self._path = tokens
+        self._file = os.open(tokens, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     @property
     def num_sequences(self) -> int:
@@ -184,54 +204,89 @@ class IndexedTokens:
         """D."""
         return len(self.first_sequences_D) - 1
 
-    @property
-    def num_tokens(self) -> int:
-        """All tokens."""
-        return len(self._tokens)
-
     def first_token(self, sequence: int) -> int:
-        """Where a sequence begins, counted in tokens; of S, the number of all tokens.
-
-        Raises:
-            DataError: The index points outside of the tokens.
-        """
-        if sequence == len(self.lengths_S):
-            return len(self._tokens)
-        place, rest = divmod(int(self._offsets_S[sequence]), self._item)
-        if rest or not 0 <= place <= len(self._tokens) - int(self.lengths_S[sequence]):
-            raise DataError(
-                f"the index of {self._file} points outside of it at sequence {sequence}; it is "
-                "damaged: make it anew"
-            )
-        return place
+        """Where a sequence begins, counted in tokens; of S, the number of all tokens."""
+        if sequence == len(self._lengths):
+            return self.num_tokens
+        return self._offsets[sequence] // self._item
 
     def sequence(self, number: int) -> Tokens:
-        """The tokens of a sequence, a view that cannot be written.
+        """The tokens of a sequence; they cannot be written.
 
         Raises:
             DataError: The index points outside of the tokens.
         """
-        start = self.first_token(number)
-        return self.tokens(start, start + int(self.lengths_S[number]))
+        self._pages.touch(2)
+        return self._read(self._offsets[number], self._lengths[number] * self._item)
 
     def document(self, number: int) -> Tokens:
-        """The tokens of all sequences of a document, as one view.
+        """The tokens of all sequences of a document; they cannot be written.
 
         Raises:
             DataError: The index points outside of the tokens.
         """
-        first, last = int(self.first_sequences_D[number]), int(self.first_sequences_D[number + 1])
+        self._pages.touch(2)
+        first, last = self.first_sequences_D[number : number + 2].tolist()
         return self.tokens(self.first_token(first), self.first_token(last))
 
     def tokens(self, start: int, stop: int) -> Tokens:
-        """The tokens ``[start, stop)``, a view that cannot be written."""
-        self._pages.touch((stop - start) * self._item)
-        return self._tokens[start:stop]
+        """The tokens ``[start, stop)``; they cannot be written.
 
+        Raises:
+            DataError: They are not all there.
+        """
+        return self._read(start * self._item, (stop - start) * self._item)
 
-def concatenated(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Bounds of parts that stand back to back: 0, and where each ends."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])
+    def sequence_into(self, number: int, out_T: Any) -> int:
+        """Read a sequence to the beginning of ``out_T``, contiguous and of the tokens' type.
+
+        Returns:
+            How many tokens it has.
+
+        Raises:
+            DataError: They are not all there, or do not fit.
+        """
+        if self._pages.is_large:
+            self._pages.touch(2)
+        length: int = self._lengths[number]
+        try:
+            count = os.preadv(self._file, [out_T[:length]], self._offsets[number])
+        except OSError:
+            count = -1
+        if count != length * self._item or out_T.dtype != self._dtype:
+            raise self._refused(self._offsets[number], length, out_T)
+        return length
+
+    def tokens_into(self, start: int, stop: int, out_T: Any) -> None:
+        """Read the tokens ``[start, stop)`` to the beginning of ``out_T``, as ``sequence_into``.
+
+        Raises:
+            DataError: They are not all there, or do not fit.
+        """
+        count = os.preadv(self._file, [out_T[: stop - start]], start * self._item)
+        if count != (stop - start) * self._item or out_T.dtype != self._dtype:
+            raise self._refused(start * self._item, stop - start, out_T)
+
+    def _refused(self, at: int, length: int, out_T: Any) -> DataError:
+        """Why tokens did not come to lie in ``out_T``."""
+        if length > len(out_T) or out_T.dtype != self._dtype:
+            return DataError(
+                f"{length} tokens of type {self._dtype} do not fit into {len(out_T)} of type "
+                f"{out_T.dtype}; the index of {self._path} is damaged, or it is read for other rows"
+            )
+        return self._torn(at, length * self._item)
+
+    def _read(self, at: int, num_bytes: int) -> Tokens:
+        data = os.pread(self._file, num_bytes, at) if min(at, num_bytes) >= 0 else b""
+        if len(data) != num_bytes or num_bytes < 0:
+            raise self._torn(at, num_bytes)
+        return np.frombuffer(data, self._dtype)
+
+    def _torn(self, at: int, num_bytes: int) -> DataError:
+        return DataError(
+            f"{self._path} does not hold {num_bytes} bytes at {at}: its index is damaged, or it "
+            "was cut short; make it anew"
+        )
 
 
 def _size(path: Path) -> int:

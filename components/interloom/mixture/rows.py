@@ -1,4 +1,4 @@
-"""Packed rows: what they hold, in memory or memory-mapped from an artifact.
+"""Packed rows: what they hold, in memory or read from an artifact.
 
 Legend: B rows, L tokens of a row, S pieces of documents, N rows of a shard.
 
@@ -33,7 +33,8 @@ INDEX = "index.json"
 ORIGIN = np.dtype([("document", "<i8"), ("start", "<i4"), ("source", "<i2"), ("licence", "<i2")])
 """Of a piece: number of its document in the source, first token in it, source, licence."""
 
-_OPEN_SHARDS = 64  # mapped at once
+_OPEN_SHARDS = 32  # at once, each with so many bytes of mapped pages
+_SHARD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,9 +126,8 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One row without its padding: tokens, targets, and length and source of each piece."""
+    """One row without its padding: targets, and length and source of each piece."""
 
-    tokens_T: Tokens
     is_target_T: Mask
     lengths_S: NDArray[np.int32]
     sources_S: NDArray[np.int16]
@@ -151,6 +151,10 @@ class MemoryRows:
         self.num_rows = packing.num_rows
         order = np.lexsort((packing.starts_P, packing.rows_P))
         bounds = np.searchsorted(packing.rows_P[order], np.arange(packing.num_rows + 1))
+        self._tokens = [
+            np.concatenate([examples[place][1].ids_T for place in order[first:last]])
+            for first, last in itertools.pairwise(bounds)
+        ]
         self._rows = [
             self._row([examples[place] for place in order[first:last]])
             for first, last in itertools.pairwise(bounds)
@@ -167,14 +171,16 @@ class MemoryRows:
 
     def batch(self, rows: Sequence[int]) -> RowBatch:
         """These rows, in this order."""
-        return _batch([self._rows[row] for row in rows], self.row_length, self._pad)
+        tokens = np.full((len(rows), self.row_length), self._pad, np.int32)
+        for place, row in enumerate(rows):
+            tokens[place, : len(self._tokens[row])] = self._tokens[row]
+        return _batch(tokens, [self._rows[row] for row in rows])
 
     def _row(self, held: Sequence[tuple[str, Example]]) -> _Row:
         lengths = np.array([len(example.ids_T) for _, example in held], np.int32)
         is_target = np.concatenate([example.is_target_T for _, example in held])
         is_target[np.cumsum(lengths) - lengths] = False
         return _Row(
-            np.concatenate([example.ids_T for _, example in held]),
             is_target,
             lengths,
             np.array([self.source_names.index(name) for name, _ in held], np.int16),
@@ -230,7 +236,7 @@ class RowIndex:
 
 
 class StoredRows:
-    """Rows of an artifact, memory-mapped shard by shard as they are read."""
+    """Rows of an artifact, read by their number."""
 
     def __init__(
         self,
@@ -255,7 +261,6 @@ class StoredRows:
         self._index = index
         self._shards = shards
         self._documents = documents
-        self._pages = ResidentPages()
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
         self._starts = np.cumsum([0, *index.shard_rows]).tolist()
         for number in range(len(shards)):
@@ -267,8 +272,10 @@ class StoredRows:
 
     def batch(self, rows: Sequence[int]) -> RowBatch:
         """These rows, in this order."""
-        held = [shard.row(row) for shard, row in map(self._find, rows)]
-        return _batch(held, self.row_length, self._index.pad)
+        tokens = np.full((len(rows), self.row_length), self._index.pad, "<i4")
+        found = [self._find(row) for row in rows]
+        held = [shard.row(row, out_L) for (shard, row), out_L in zip(found, tokens, strict=True)]
+        return _batch(tokens, held)
 
     def tokens(self, row: int) -> Tokens:
         """The tokens of one row, without padding; a view."""
@@ -309,7 +316,8 @@ class StoredRows:
         return self._open(shard), row - self._starts[shard]
 
     def _open_shard(self, number: int) -> "_ShardFiles":
-        return _ShardFiles.open(self._shards[number], self._index.shard_rows[number], self._pages)
+        files, num_rows = self._shards[number], self._index.shard_rows[number]
+        return _ShardFiles.open(files, num_rows, ResidentPages(_SHARD_BYTES))
 
 
 def load_heldout_rows(store: ArtifactStore, ref: ArtifactRef) -> StoredRows | None:
@@ -360,6 +368,7 @@ class _ShardFiles:
     bits: NDArray[np.uint8]
     counts_N: NDArray[np.int32]
     origins_S: NDArray[Any]
+    pages: ResidentPages
 
     @classmethod
     def open(cls, files: Mapping[str, Path], num_rows: int, pages: ResidentPages) -> "_ShardFiles":
@@ -368,6 +377,7 @@ class _ShardFiles:
             pages.array(files["targets.bin"], "|u1"),
             pages.array(files["counts.bin"], "<i4"),
             pages.array(files["pieces.bin"], ORIGIN),
+            pages,
         )
         found = (
             held.tokens.num_documents,
@@ -389,36 +399,31 @@ class _ShardFiles:
         first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
         return self.tokens.lengths_S[first:last], self.origins_S[first:last]
 
-    def row(self, row: int) -> _Row:
+    def row(self, row: int, out_L: Ids) -> _Row:
+        """Read a row's tokens to the beginning of ``out_L``; gives the rest of it."""
+        self.pages.touch(5)
         first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
         start, stop = self.tokens.first_token(first), self.tokens.first_token(last)
         bits = np.unpackbits(self.bits[start >> 3 : (stop + 7) >> 3])
+        self.tokens.tokens_into(start, stop, out_L)
         return _Row(
-            self.tokens.tokens(start, stop),
             bits[start & 7 : (start & 7) + stop - start].view(np.bool_),
             self.tokens.lengths_S[first:last],
             self.origins_S["source"][first:last],
         )
 
 
-def _batch(rows: Sequence[_Row], row_length: int, pad: int) -> RowBatch:
-    """Pad rows and lay them side by side.
-
-    Raises:
-        DataError: A row is longer than the index says rows are.
-    """
-    shape = (len(rows), row_length)
-    tokens, is_target = np.full(shape, pad, np.int32), np.zeros(shape, np.bool_)
+def _batch(tokens_BL: Ids, rows: Sequence[_Row]) -> RowBatch:
+    """Lay out rows whose tokens are in place already, padded."""
+    shape = tokens_BL.shape
+    is_target = np.zeros(shape, np.bool_)
     segments, positions, sources = (np.empty(shape, np.int32) for _ in range(3))
     for place, row in enumerate(rows):
-        filled = len(row.tokens_T)
-        if filled > row_length:
-            raise DataError(f"a row has {filled} tokens, the index says {row_length}; mix again")
-        tokens[place, :filled] = row.tokens_T
+        filled = len(row.is_target_T)
         is_target[place, :filled] = row.is_target_T
-        lengths = np.append(row.lengths_S, row_length - filled)
+        lengths = np.append(row.lengths_S, shape[1] - filled)
         starts = np.cumsum(lengths) - lengths
         segments[place] = np.repeat(np.arange(len(lengths)), lengths)
-        positions[place] = np.arange(row_length) - np.repeat(starts, lengths)
+        positions[place] = np.arange(shape[1]) - np.repeat(starts, lengths)
         sources[place] = np.repeat(np.append(row.sources_S, row.sources_S[-1]), lengths)
-    return RowBatch(tokens, segments, positions, is_target, sources)
+    return RowBatch(tokens_BL, segments, positions, is_target, sources)
