@@ -30,19 +30,26 @@ def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor) -> Tens
 
 
 class KeyValueCache:
-    """Keys and values of one layer for rows of different lengths."""
+    """Keys and values of one layer for rows of different lengths.
+
+    ``places_BT`` says where the next keys and values are written; ``rows_B``, if it is set, that
+    they are of these rows alone.
+    """
 
     def __init__(self, shape_BGSE: tuple[int, int, int, int]) -> None:
         self.keys = torch.zeros(shape_BGSE)
         self.values = torch.zeros(shape_BGSE)
         self.places_BT = torch.zeros((shape_BGSE[0], 0), dtype=torch.int64)
+        self.rows_B: Tensor | None = None
 
     def extend(self, k_BGTE: Tensor, v_BGTE: Tensor) -> tuple[Tensor, Tensor]:
         """Write at ``places_BT``; returns all keys and values (B, G, S, E), written or not."""
-        rows_B1 = torch.arange(len(k_BGTE))[:, None]
-        self.keys[rows_B1, :, self.places_BT] = k_BGTE.transpose(1, 2)
-        self.values[rows_B1, :, self.places_BT] = v_BGTE.transpose(1, 2)
-        return self.keys, self.values
+        rows_B = torch.arange(len(k_BGTE)) if self.rows_B is None else self.rows_B
+        self.keys[rows_B[:, None], :, self.places_BT] = k_BGTE.transpose(1, 2)
+        self.values[rows_B[:, None], :, self.places_BT] = v_BGTE.transpose(1, 2)
+        if self.rows_B is None:
+            return self.keys, self.values
+        return self.keys[self.rows_B], self.values[self.rows_B]
 
     @property
     def capacity(self) -> int:

@@ -5,22 +5,21 @@ Legend: B rows, T tokens, V vocabulary.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor
 
 from interloom.config.language_model import LanguageModelConfig
+from interloom.config.patches import PatchConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError, DataError
-from interloom.language_model.attention import KeyValueCache
-from interloom.language_model.model import Transformer, packed_mask
+from interloom.language_model.building import AnyTransformer, build_model, growing_rows
+from interloom.language_model.growing import PaddedRows
 from interloom.language_model.sampling import Sampling, choose
 from interloom.ports.store import ArtifactStore
-from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
+from interloom.vocabulary.layout import Ids, VocabularyLayout
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -41,9 +40,10 @@ def load_language_model(store: ArtifactStore, ref: ArtifactRef) -> "LanguageMode
     manifest = store.manifest(ref)
     body = json.loads(store.local_path(manifest.shard(CONFIG)).read_text())
     layout = VocabularyLayout.from_dict(body["layout"])
-    config = LanguageModelConfig.model_validate(body["model"])
+    shape = LanguageModelConfig.model_validate(body["model"])
+    patches = PatchConfig.model_validate(body.get("patches", {}))
     with torch.device("meta"):
-        model = Transformer(config, layout.size)
+        model = build_model(shape, patches, layout)
     weights = load_file(store.local_path(manifest.shard(WEIGHTS)))
     try:
         model.load_state_dict(weights, assign=True)
@@ -55,7 +55,7 @@ def load_language_model(store: ArtifactStore, ref: ArtifactRef) -> "LanguageMode
 class LanguageModel:
     """Scores and continues rows of joint ids, on the CPU in fp32."""
 
-    def __init__(self, model: Transformer, layout: VocabularyLayout) -> None:
+    def __init__(self, model: AnyTransformer, layout: VocabularyLayout) -> None:
         self.model = model.eval()
         self.layout = layout
         self.max_length = model.config.max_length
@@ -69,9 +69,11 @@ class LanguageModel:
         self._require_room(rows, 0)
         scores: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(rows)
         for held in _by_length(rows):
-            batch = _Padded.of([rows[index] for index in held], self.layout)
+            batch = PaddedRows.of([rows[index] for index in held], self.layout)
             with torch.inference_mode():
-                _, losses_N = self.model(batch.ids, batch.positions, batch.segments, batch.targets)
+                _, losses_N = self.model(
+                    batch.ids_BT, batch.positions_BT, batch.segments_BT, batch.targets_BT
+                )
             ends = np.cumsum([max(0, len(rows[index]) - 1) for index in held])
             for index, part in zip(held, np.split(-losses_N.numpy(), ends[:-1]), strict=True):
                 scores[index] = part
@@ -121,52 +123,26 @@ def _by_length(rows: Sequence[Ids]) -> Iterator[list[int]]:
         yield held
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Padded:
-    """Rows of different lengths, padded on the right; padding is a segment of its own."""
-
-    ids: Tensor
-    positions: Tensor
-    segments: Tensor
-    targets: Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[Ids], layout: VocabularyLayout) -> "_Padded":
-        lengths = np.array([len(row) for row in rows])
-        places = np.arange(lengths.max())
-        ids = np.full((len(rows), len(places)), layout.marker(Marker.PAD), np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-        is_padding = places[None, :] >= lengths[:, None]
-        return cls(
-            torch.from_numpy(ids),
-            torch.from_numpy(np.broadcast_to(places, ids.shape).copy()),
-            torch.from_numpy(is_padding.astype(np.int64)),
-            torch.from_numpy(~is_padding & (places > 0)),
-        )
-
-
 class _Generation:
     """Prompts that grow side by side; rows that are done leave the batch."""
 
     def __init__(
         self,
-        model: Transformer,
+        model: AnyTransformer,
         layout: VocabularyLayout,
         prompts: Sequence[Ids],
         numbers: Sequence[int],
     ) -> None:
         self._model = model
-        self._prompts = _Padded.of(prompts, layout)
-        self._lengths = torch.tensor([len(prompt) for prompt in prompts])
+        self._prompts = PaddedRows.of(prompts, layout)
         self._numbers = list(numbers)
         self._made: list[list[int]] = [[] for _ in prompts]
 
     @torch.inference_mode()
     def run(self, sampling: Sampling, allowed: Allowed | None) -> list[Ids]:
         """Generate until all rows have stopped."""
-        caches = self._caches(sampling.max_new_tokens)
-        logits_BV = self._read_prompts(caches)
+        rows = growing_rows(self._model, self._prompts, new_tokens=sampling.max_new_tokens)
+        logits_BV = rows.read()
         live = list(range(len(self._made)))
         for step in range(sampling.max_new_tokens):
             for place, row in enumerate(live):
@@ -178,42 +154,9 @@ class _Generation:
                 break
             if len(going) < len(live):
                 live = [live[place] for place in going]
-                for cache in caches:
-                    cache.keep(going)
-            logits_BV = self._step(live, caches)
+                rows.keep(going)
+            logits_BV = rows.step(torch.tensor([self._made[row][-1] for row in live]))
         return [np.array(ids, np.int32) for ids in self._made]
-
-    def _caches(self, new_tokens: int) -> list[KeyValueCache]:
-        config = self._model.config
-        rows, length = self._prompts.ids.shape
-        shape = (rows, config.num_kv_heads, length + new_tokens, config.head_size)
-        return [KeyValueCache(shape) for _ in range(config.num_layers)]
-
-    def _read_prompts(self, caches: list[KeyValueCache]) -> Tensor:
-        """Logits (B, V) after each prompt."""
-        batch = self._prompts
-        rows, length = batch.ids.shape
-        for cache in caches:
-            cache.places_BT = batch.positions
-        mask = packed_mask(batch.segments)
-        beyond = torch.zeros(rows, 1, length, caches[0].capacity - length, dtype=torch.bool)
-        hidden = self._model.hidden(
-            batch.ids, batch.positions, torch.cat([mask, beyond], dim=-1), caches
-        )
-        last = hidden[torch.arange(rows), self._lengths - 1]
-        return last @ self._model.output_weight.T
-
-    def _step(self, live: list[int], caches: list[KeyValueCache]) -> Tensor:
-        """Logits (B, V) after one more token in each live row."""
-        ids_B1 = torch.tensor([[self._made[row][-1]] for row in live])
-        places_B1 = torch.tensor(
-            [[int(self._lengths[row]) + len(self._made[row]) - 1] for row in live]
-        )
-        for cache in caches:
-            cache.places_BT = places_B1
-        seen = torch.arange(caches[0].capacity) <= places_B1
-        hidden = self._model.hidden(ids_B1, places_B1, seen[:, None, None], caches)
-        return hidden[:, 0] @ self._model.output_weight.T
 
     def _append(
         self,

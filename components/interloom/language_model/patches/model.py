@@ -12,8 +12,12 @@ Legend: B rows, T tokens, P patches, K sub-queries of a patch, D global width, L
 heads, E channels of a head, N tokens to predict.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
@@ -137,10 +141,16 @@ class PatchDecoder(nn.Module):
         seen = seen_mask(patches, segments_BT, self.config)
         mask = window_mask(segments_BT, self.config.token_window)
         turn = rotary_turn(positions_BT, self.local, states_BTL.dtype)
-        for cross, block in zip(self.crosses, self.blocks, strict=True):
+        for cross, block in self.layers:
             states_BTL = block(cross(states_BTL, narrow_BSL, seen), turn, mask)
         out: Tensor = self.norm(states_BTL)
         return out
+
+    @property
+    def layers(self) -> Sequence[tuple[CrossAttention, Block]]:
+        """Each cross-attention with the block after it."""
+        crosses = cast("Iterable[CrossAttention]", self.crosses)
+        return list(zip(crosses, cast("Iterable[Block]", self.blocks), strict=True))
 
     def narrowed(self, patches_BPD: Tensor) -> Tensor:
         """K entries of local width for each patch, (B, P K, L)."""
@@ -157,6 +167,7 @@ class PatchedTransformer(nn.Module):
         vocab_size: int,
         *,
         speech_offset: int,
+        has_activation_checkpointing: bool = False,
         loss_chunk_tokens: int = 4096,
     ) -> None:
         """See the class.
@@ -166,6 +177,7 @@ class PatchedTransformer(nn.Module):
             config: Of the local models and the cuts.
             vocab_size: Joint ids.
             speech_offset: Ids from here on are speech codes.
+            has_activation_checkpointing: Recompute the global blocks in the backward pass.
             loss_chunk_tokens: Positions whose logits are held at once.
         """
         super().__init__()
@@ -173,6 +185,7 @@ class PatchedTransformer(nn.Module):
         self.patching = config
         self.vocab_size = vocab_size
         self.speech_offset = speech_offset
+        self.has_activation_checkpointing = has_activation_checkpointing
         self.loss_chunk_tokens = loss_chunk_tokens
         self.encoder = PatchEncoder(config, shape, vocab_size)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
@@ -214,7 +227,10 @@ class PatchedTransformer(nn.Module):
         turn = rotary_turn(patches.positions_BP, self.config, x_BPD.dtype)
         mask = patch_mask(patches)
         for block in self.blocks:
-            x_BPD = block(x_BPD, turn, mask)
+            if self.has_activation_checkpointing and torch.is_grad_enabled():
+                x_BPD = checkpoint(block, x_BPD, turn, mask, use_reentrant=False)
+            else:
+                x_BPD = block(x_BPD, turn, mask)
         out: Tensor = self.decoder(states_BTL, x_BPD, positions_BT, segments_BT, patches)
         return out
 
