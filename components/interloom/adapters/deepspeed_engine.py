@@ -42,7 +42,7 @@ def deepspeed_settings(config: TrainConfig, world_size: int) -> dict[str, Any]:
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
         }
-    if config.offload != "none":
+    if config.offload is not None:
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload == "optimizer_and_parameters":
         zero["offload_param"] = {"device": "cpu"}

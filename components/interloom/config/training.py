@@ -55,7 +55,7 @@ class TrainConfig(Frozen):
     gradient_accumulation: PositiveInt = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2, 3] = 0
-    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    offload: Literal["optimizer", "optimizer_and_parameters"] | None = None
     num_ranks: PositiveInt = 1
     threads_per_rank: PositiveInt = 2
     checkpoint_every_steps: PositiveInt = 200
@@ -76,7 +76,7 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _offload_has_its_stage(self) -> Self:
-        needed = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
+        needed = {None: 0, "optimizer": 1, "optimizer_and_parameters": 3}[self.offload]
         if self.zero_stage < needed:
             raise ValueError(
                 f"offload = {self.offload!r} needs zero_stage of at least {needed}, "
