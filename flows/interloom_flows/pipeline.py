@@ -121,7 +121,7 @@ def _data_steps(recipe: Recipe) -> list[Step]:
         InterleaveRequest,
         "interleave",
         "speak spans of the text and weave them in",
-        speaking,
+        (*tokens, "train_text_to_token"),
     )
     woven = [weaving] if recipe.mixture.interleaved is not None else []
     return [

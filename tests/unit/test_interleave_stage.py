@@ -1,25 +1,49 @@
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
-from interloom.config.interleaving import InterleavingConfig
+from interloom.config.interleaving import (
+    Decontamination,
+    InterleavingConfig,
+    PoissonSpans,
+    QualityLimits,
+)
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import DataError
+from interloom.core.errors import CrashError, DataError, TransientError
 from interloom.corpora.interleaved import rebuild
-from interloom.corpora.tables import DOCUMENTS, SPEECH_TOKENS, read_table, write_table
-from interloom.interleaving.sampling import SpanRule
-from interloom.interleaving.weaving import Weaver
-from interloom.interleaving.writing import Interleaver
+from interloom.corpora.tables import (
+    DOCUMENTS,
+    INTERLEAVED,
+    SPEECH_TOKENS,
+    read_table,
+    write_table,
+)
+from interloom.interleaving import speaking
+from interloom.interleaving.decontamination import Contamination
+from interloom.interleaving.fan_out import Make, make_units
+from interloom.interleaving.judging import ShardJudge
+from interloom.interleaving.making import UnitMaker, is_made, read_made, write_made
+from interloom.interleaving.policies import Poisson, make_policy
+from interloom.interleaving.speaking import Synthesised
+from interloom.interleaving.units import Corpus, Taking
+from interloom.interleaving.weaving import Provenance, Weaver
+from interloom.interleaving.writing import Written, write_shards
+from interloom.ports.progress import NoProgress
+from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
-from interloom.quality.interleaved import AlignmentCheck
+from interloom.quality.interleaved import AlignmentCheck, Target
+from interloom.quality.shards import Natural
 from interloom.stages.interleave import InterleaveRequest, interleave
 from interloom.stages.train_text_to_token import TrainTextToTokenRequest, train_text_to_token
 from interloom.testing import toy_speech
@@ -31,14 +55,30 @@ from interloom.text_to_token.runtime import load_text_to_token
 from interloom.text_to_token.spans import SpanRequest
 from interloom.vocabulary.layout import VocabularyLayout
 
+BROKEN = "words and bytes of a span are the same place"
 SYNTHESIS = SynthesisConfig(num_slots=8, max_tokens_per_word=16)
-CONFIG = InterleavingConfig(documents_per_shard=16, mean_span_words=4, synthesis=SYNTHESIS)
+QUALITY = QualityLimits(ratio_tolerance=0.2, error_sample=0)
+CONFIG = InterleavingConfig(
+    documents_per_shard=16,
+    policy=PoissonSpans(mean_words=4),
+    quality=QUALITY,
+    decontamination=None,
+    synthesis=SYNTHESIS,
+)
 DOCUMENT_ROWS = [
     toy_speech.document_row(at, num_words=2 + at % 30, may_interleave=at % 5 > 0)
     for at in range(60)
 ]
 TOKENIZER = TextTokenizer.train([row["text"] for row in DOCUMENT_ROWS], vocab_size=280)
 LAYOUT = VocabularyLayout(TOKENIZER.vocab_size, toy_speech.CODEBOOK_SIZE, "a" * 64, "b" * 64)
+
+
+def changed(**changes: Any) -> InterleavingConfig:
+    return CONFIG.model_copy(update=changes)
+
+
+def limited(**changes: Any) -> InterleavingConfig:
+    return changed(quality=QUALITY.model_copy(update=changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +133,19 @@ def workspace(folder: Path) -> Workspace:
     return Workspace(folder)
 
 
-def interleaver(speaker: toy_speech.ToySpeaker, config: InterleavingConfig) -> Interleaver:
-    return Interleaver(
-        config,
-        speaker,
-        Weaver(TOKENIZER, LAYOUT),
-        AlignmentCheck(TOKENIZER, LAYOUT, config.synthesis),
-        gate=PlainGate(),
-        seed=0,
-    )
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a corpus."""
+
+    written: Written
+    rows: list[dict[str, Any]]
+    quarantine: list[dict[str, Any]]
+    ref: ArtifactRef
+    store: ArtifactStore
+
+    def json(self, path: str) -> dict[str, Any]:
+        shard = self.store.manifest(self.ref).shard(path)
+        return dict(json.loads(self.store.local_path(shard).read_bytes()))
 
 
 def run(
@@ -109,10 +153,71 @@ def run(
     folder: Path,
     config: InterleavingConfig = CONFIG,
     documents: Sequence[dict[str, Any]] = DOCUMENT_ROWS,
-) -> tuple[list[dict[str, Any]], Interleaver]:
-    made = interleaver(speaker, config)
-    rule = SpanRule(config.speech_ratio, config.mean_span_words, 20)
-    return list(made.rows(documents, rule, workspace(folder))), made
+    *,
+    num_workers: int = 1,
+    evaluation: Sequence[str] = (),
+) -> Outcome:
+    store = MemoryStore()
+    with store.draft(ArtifactKind.TEXT_CORPUS) as draft:
+        write_table(draft, "documents", DOCUMENTS, documents, rows_per_shard=25)
+        text = draft.commit(licences=["CC0-1.0"])
+    taking = Taking(
+        share=config.document_share,
+        seed=0,
+        max_documents=config.max_documents,
+        unit_documents=config.documents_per_shard,
+        unit_bytes=config.shard_bytes,
+    )
+    corpus = Corpus(store, text, "documents", taking)
+    policy = make_policy(config.policy, 20)
+    made = Provenance(policy.name, "toy", LAYOUT.tokenizer, 0, "fp32", "toy")
+
+    def build() -> Make:
+        maker = UnitMaker(
+            config=config,
+            source=Synthesised(speaker),
+            policy=policy,
+            weaver=Weaver(TOKENIZER, LAYOUT, made),
+            text_tokenizer=TOKENIZER,
+            contamination=Contamination(evaluation, config.decontamination or Decontamination()),
+            natural=Natural(0.0),
+            judge=None,
+            seed=0,
+        )
+        return lambda unit: maker.make(corpus.read(unit), unit, shards)
+
+    origin: dict[str, str | int] = {
+        "made_by": "toy",
+        "tokenizer": LAYOUT.tokenizer,
+        "policy": policy.name,
+        "seed": 0,
+    }
+    target = Target(None if not isinstance(policy, Poisson) else policy.rule.ratio)
+    check = AlignmentCheck(TOKENIZER, LAYOUT, config.synthesis, target, origin)
+    shards = folder / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    units = make_units(
+        corpus.units(),
+        build,
+        is_made=lambda one: is_made(shards / one.name),
+        num_workers=num_workers,
+    )
+    with store.draft(ArtifactKind.INTERLEAVED) as draft:
+        judge = ShardJudge(PlainGate(), check, config.quality)
+        written = write_shards(units, shards, judge, draft, NoProgress())
+        ref = draft.commit(licences=sorted(written.licences))
+    rows, quarantine = (
+        list(read_table(store, ref, name)) for name in ("interleaved", "quarantine")
+    )
+    return Outcome(written, rows, quarantine, ref, store)
+
+
+def failed(outcome: Outcome, severity: str = "fail") -> list[str]:
+    return [
+        one.expectation
+        for one in outcome.written.checks
+        if not one.success and one.severity == severity
+    ]
 
 
 @pytest.mark.slow
@@ -128,7 +233,7 @@ def test_training_and_interleaving_fit_together(tmp_path: Path) -> None:
         text_to_token=trained.text_to_token,
         tokenizer=made.tokenizer,
         text_tokenizer=made.text_tokenizer,
-        config=CONFIG.model_copy(update={"max_documents": 20, "ratio_tolerance": 0.2}),
+        config=changed(max_documents=20),
     )
     once = interleave(request, store=made.store, work=workspace(tmp_path / "b"), gate=PlainGate())
     again = interleave(request, store=made.store, work=workspace(tmp_path / "c"), gate=PlainGate())
@@ -157,98 +262,195 @@ def assert_any_span_can_be_spoken_again_alone(
 
 
 def test_only_documents_that_may_be_spoken_and_are_long_enough_are_woven(tmp_path: Path) -> None:
-    rows, made = run(toy_speech.ToySpeaker(), tmp_path)
+    outcome = run(toy_speech.ToySpeaker(), tmp_path)
 
     expected = [
         row["id"]
         for row in DOCUMENT_ROWS
         if row["may_interleave"] and len(row["text"].split()) >= 4
     ]
-    assert [row["id"] for row in rows] == expected
-    assert made.tally.licences == {"CC0-1.0"}
+    assert [row["id"] for row in outcome.rows] == expected
+    assert outcome.written.licences == {"CC0-1.0"}
+    assert outcome.written.tally.documents == 48
+    assert outcome.written.tally.left_out == {"too short": 48 - len(expected)}
+    assert failed(outcome) == failed(outcome, "warn") == []
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_shard(tmp_path: Path) -> None:
-    uninterrupted, _ = run(toy_speech.ToySpeaker(), tmp_path / "a")
-    first = toy_speech.ToySpeaker()
-    killed = interleaver(first, CONFIG).rows(
-        DOCUMENT_ROWS, SpanRule(0.3, 4, 20), workspace(tmp_path / "b")
-    )
-    next(killed)
-    del killed
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_killed_run_goes_on_inside_its_shard(tmp_path: Path, kept: int) -> None:
+    whole = run(toy_speech.ToySpeaker(), tmp_path / "a")
+    first, second = toy_speech.ToySpeaker(), toy_speech.ToySpeaker()
+    run(first, tmp_path / "b")
+    for path in sorted((tmp_path / "b/shards").glob("*.json"))[kept:]:
+        path.unlink()  # as if killed before the unit was whole
 
+    resumed = run(second, tmp_path / "b")
+
+    assert resumed.ref == whole.ref
+    assert set(second.asked) < set(first.asked) or not kept
+
+
+def test_spans_that_were_spoken_before_a_kill_are_not_spoken_again(tmp_path: Path) -> None:
+    whole = run(toy_speech.ToySpeaker(), tmp_path / "a")
+    dying = toy_speech.ToySpeaker(dies_after=30)
+    with patch_parts(7), pytest.raises(KeyboardInterrupt):
+        run(dying, tmp_path / "b")
     second = toy_speech.ToySpeaker()
-    resumed, _ = run(second, tmp_path / "b")
 
-    assert resumed == uninterrupted
-    assert first.asked
-    assert not set(first.asked) & set(second.asked)
+    with patch_parts(7):
+        resumed = run(second, tmp_path / "b")
+
+    assert resumed.ref == whole.ref
+    assert dying.asked[:28]
+    assert not set(dying.asked[:28]) & set(second.asked)
+
+
+@contextmanager
+def patch_parts(size: int) -> Iterator[None]:
+    before = speaking._SPANS_PER_PART
+    speaking._SPANS_PER_PART = size
+    try:
+        yield
+    finally:
+        speaking._SPANS_PER_PART = before
 
 
 def test_the_shards_do_not_change_the_rows(tmp_path: Path) -> None:
-    few, _ = run(toy_speech.ToySpeaker(), tmp_path / "a")
-    config = CONFIG.model_copy(update={"documents_per_shard": 3, "ratio_tolerance": 0.3})
+    few = run(toy_speech.ToySpeaker(), tmp_path / "a")
 
-    many, _ = run(toy_speech.ToySpeaker(), tmp_path / "b", config)
+    by_number = run(toy_speech.ToySpeaker(), tmp_path / "b", changed(documents_per_shard=3))
+    by_size = run(toy_speech.ToySpeaker(), tmp_path / "c", changed(shard_bytes=300))
 
-    assert few == many
+    assert few.rows == by_number.rows == by_size.rows
+    assert few.written.tally == by_number.written.tally == by_size.written.tally
+
+
+@pytest.mark.parametrize("num_workers", [2, 16])
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, num_workers: int) -> None:
+    config = changed(documents_per_shard=3)
+    alone = run(toy_speech.ToySpeaker(), tmp_path / "a", config)
+
+    together = run(toy_speech.ToySpeaker(), tmp_path / "b", config, num_workers=num_workers)
+
+    assert together.ref == alone.ref
+
+
+def test_an_error_in_a_worker_is_raised_as_it_is(tmp_path: Path) -> None:
+    long = toy_speech.document_row(1, num_words=30) | {"text": "\u4f60 " * 30}
+
+    with pytest.raises(CrashError, match="KeyError"):
+        run(toy_speech.ToySpeaker(), tmp_path, documents=[long], num_workers=2)
+
+
+def test_workers_that_are_killed_are_replaced(tmp_path: Path) -> None:
+    config = changed(documents_per_shard=3)
+    alone = run(toy_speech.ToySpeaker(), tmp_path / "a", config)
+    killed = toy_speech.ToySpeaker(kills_itself_at=tmp_path / "killed", kills=4)
+
+    together = run(killed, tmp_path / "b", config, num_workers=2)
+
+    assert together.ref == alone.ref
+    assert len(list((tmp_path / "killed").glob("*"))) == 4
+
+
+def test_a_shard_that_kills_every_worker_ends_the_stage(tmp_path: Path) -> None:
+    killed = toy_speech.ToySpeaker(kills_itself_at=tmp_path / "killed", kills=10**6)
+
+    with pytest.raises(TransientError, match=r"shard 0000\d ended 5 workers, .* exit code -9"):
+        run(killed, tmp_path / "b", num_workers=2)
 
 
 def test_spans_that_cannot_be_spoken_stay_text_and_are_counted(tmp_path: Path) -> None:
-    rows, made = run(toy_speech.ToySpeaker(unspeakable="decade"), tmp_path)
+    outcome = run(toy_speech.ToySpeaker(unspeakable="decade"), tmp_path, limited(max_refused=1.0))
 
-    refused = [span for row in rows for span in row["spans"] if span["outcome"] == "no end"]
+    refused = [span for row in outcome.rows for span in row["spans"] if span["outcome"] == "no end"]
+    tally = outcome.written.tally
     assert refused
-    assert made.tally.outcomes["no end"] >= len(refused)
-    assert all(rebuild(row, TOKENIZER) == row["text"] for row in rows)
+    assert tally.outcomes["no end"] >= len(refused)
+    assert tally.left_out["nothing spoken"] + tally.left_out["too short"] + len(outcome.rows) == 48
+    assert all(rebuild(row, TOKENIZER) == row["text"] for row in outcome.rows)
 
 
 def test_nothing_that_can_be_spoken_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no document could be interleaved"):
+    with pytest.raises(DataError, match="no document could be interleaved: of 0 taken, none"):
         run(toy_speech.ToySpeaker(), tmp_path, documents=DOCUMENT_ROWS[::5])
+    with pytest.raises(DataError, match="of 1 taken, 1 no words"):
+        run(toy_speech.ToySpeaker(), tmp_path / "b", documents=[DOCUMENT_ROWS[1] | {"text": " \n"}])
+
+
+def test_what_evaluation_asks_for_is_left_out_and_counted(tmp_path: Path) -> None:
+    asked = " ".join(DOCUMENT_ROWS[29]["text"].upper().split()[3:20])
+
+    outcome = run(toy_speech.ToySpeaker(), tmp_path, evaluation=[f"{asked}!"])
+
+    assert DOCUMENT_ROWS[29]["id"] not in [row["id"] for row in outcome.rows]
+    assert outcome.written.tally.left_out["contaminated"] == 1
 
 
 def damage(folder: Path, shard: int, count: int) -> None:
-    """Change the text of some rows in a finished shard, as a bug in weaving would."""
-    path = folder / "shards" / f"{shard:05d}.json"
-    rows = json.loads(path.read_bytes())
+    """Miscount the words of some rows in a finished shard, as a bug in weaving would."""
+    path = folder / "shards" / f"{shard:05d}"
+    made = read_made(path)
+    rows = made.table.to_pylist()
     for row in rows[:count]:
-        row["text"] = row["text"] + " bad"
-    path.write_text(json.dumps(rows))
+        row["num_words"] += 1
+    table = pa.Table.from_pylist(rows, schema=INTERLEAVED)
+    write_made(dataclasses.replace(made, table=table), path)
 
 
 def test_a_broken_row_is_left_out_and_named(tmp_path: Path) -> None:
-    whole, _ = run(toy_speech.ToySpeaker(), tmp_path)
+    whole = run(toy_speech.ToySpeaker(), tmp_path)
     damage(tmp_path, shard=1, count=1)
 
-    kept, made = run(
-        toy_speech.ToySpeaker(), tmp_path, CONFIG.model_copy(update={"max_quarantined": 0.1})
-    )
+    outcome = run(toy_speech.ToySpeaker(), tmp_path, limited(max_quarantined=0.1))
 
-    [(name, broken)] = made.tally.quarantined.items()
-    assert broken == ["the text is rebuilt byte for byte"]
-    assert [row["id"] for row in kept] == [row["id"] for row in whole if row["id"] != name]
-    assert all(verdict.success for verdict in made.verdicts())
+    [row] = outcome.quarantine
+    assert outcome.json("quarantine.json") == {
+        "rows": {row["id"]: [BROKEN]},
+        "shards": {},
+    }
+    assert outcome.rows == [one for one in whole.rows if one["id"] != row["id"]]
+    assert failed(outcome) == []
+    assert failed(outcome, "warn") == [BROKEN]
 
 
-def test_too_many_broken_rows_fail_the_stage_by_name(tmp_path: Path) -> None:
+def test_a_shard_of_broken_rows_goes_into_quarantine(tmp_path: Path) -> None:
+    whole = run(toy_speech.ToySpeaker(), tmp_path)
+    damage(tmp_path, shard=1, count=3)
+
+    outcome = run(toy_speech.ToySpeaker(), tmp_path, limited(max_quarantined=0.5))
+
+    verdicts = [one["verdict"] for one in outcome.json("report.json")["shards"]]
+    assert verdicts == ["published", "quarantined", "published"]
+    assert outcome.json("quarantine.json")["shards"] == {"00001": ["few rows are broken"]}
+    assert len(outcome.rows) + len(outcome.quarantine) == len(whole.rows)
+    assert failed(outcome) == []
+    assert "few rows are broken" in failed(outcome, "warn")
+
+
+def test_too_much_in_quarantine_fails_the_whole(tmp_path: Path) -> None:
     run(toy_speech.ToySpeaker(), tmp_path)
     damage(tmp_path, shard=0, count=3)
 
-    with pytest.raises(
-        DataError, match=r"3 of \d+ interleaved rows broke a check.*document-\d+: the text"
-    ):
-        run(toy_speech.ToySpeaker(), tmp_path)
+    assert failed(run(toy_speech.ToySpeaker(), tmp_path)) == ["little is left out"]
+
+
+def test_a_document_that_is_there_twice_fails_the_whole(tmp_path: Path) -> None:
+    outcome = run(toy_speech.ToySpeaker(), tmp_path, documents=[*DOCUMENT_ROWS, DOCUMENT_ROWS[9]])
+
+    assert failed(outcome) == ["no document is there twice"]
 
 
 def test_a_share_of_the_documents_is_taken_by_their_ids(tmp_path: Path) -> None:
-    whole, _ = run(toy_speech.ToySpeaker(), tmp_path / "a")
-    config = CONFIG.model_copy(update={"document_share": 0.5})
+    whole = run(toy_speech.ToySpeaker(), tmp_path / "a")
 
-    half, _ = run(toy_speech.ToySpeaker(), tmp_path / "b", config)
+    half = run(toy_speech.ToySpeaker(), tmp_path / "b", changed(document_share=0.5))
+    few = run(toy_speech.ToySpeaker(), tmp_path / "c", changed(max_documents=7))
 
-    assert 10 < len(half) < 35
-    assert [row for row in whole if row["id"] in {one["id"] for one in half}] == half
+    assert 10 < len(half.rows) < 35
+    assert [row for row in whole.rows if row in half.rows] == half.rows
+    assert few.written.tally.documents == 7
+    assert few.rows == whole.rows[: len(few.rows)]
 
 
 def test_a_model_of_another_tokenizer_is_refused(tmp_path: Path) -> None:

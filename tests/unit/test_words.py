@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,20 @@ def test_words_are_all_that_is_not_white_space_in_order(text: str) -> None:
     assert "".join(words_of(text)) == "".join(text.split())
     assert (words.start[1:] >= words.stop[:-1]).all()
     assert words.num_bytes == len(text.encode())
+
+
+def test_thai_and_khmer_are_cut_between_clusters() -> None:
+    assert words_of("\u0e01\u0e34\u0e19\u0e40\u0e01") == ["\u0e01\u0e34", "\u0e19", "\u0e40\u0e01"]
+    assert words_of("\u1781\u17d2\u1789\u17bb\u17c6") == ["\u1781\u17d2", "\u1789\u17bb\u17c6"]
+
+
+def test_characters_of_spaceless_scripts_are_parts_of_words() -> None:
+    assert find_words("one two").units_per_word == 1
+    assert find_words("\u6211\u7231\u4f60").units_per_word == pytest.approx(1.6)
+    assert find_words("\u0e01\u0e34\u0e19").units_per_word == pytest.approx(3)
+    assert find_words("\u6211 caf\u00e9").units_per_word == pytest.approx(2 / (1 / 1.6 + 1))
+    assert find_words(" \u200b ").units_per_word == 1
+    assert find_words("").units_per_word == 1
 
 
 def test_a_long_run_of_letters_takes_the_time_of_several_words() -> None:

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
             is the number of retries.
         paranoid: Hash every byte of what is reused, not a sample.
         num_threads: Processor threads that stages running side by side may use together.
+        num_workers: Processes that a stage may cut its shards among, each with a model of its own.
         prefect_api_url: A Prefect server; by default one is started for the command.
         work_root: Workspaces of running stages; below ``home`` by default, on a cluster a folder of
             a volume that flow runs and stages share.
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     retry_delays_s: tuple[Annotated[float, Field(ge=0)], ...] = (10.0, 60.0, 300.0)
     paranoid: bool = False
     num_threads: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    num_workers: PositiveInt = 1
     prefect_api_url: str | None = None
     staging_grace_s: NonNegativeInt = 3600
     work_root: Path | None = None

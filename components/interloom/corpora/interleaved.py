@@ -29,7 +29,7 @@ def _rebuilt(row: Row, data: bytes, text_tokenizer: TextTokenizer) -> Iterator[b
     at = 0
     for span in row["spans"]:
         if span["outcome"] == SPOKEN:
-            yield text_tokenizer.decode(row["ids"][at : span["id_start"]]).encode()
+            yield text_tokenizer.decode_bytes(row["ids"][at : span["id_start"]])
             yield data[span["byte_start"] : span["byte_stop"]]
             at = span["id_stop"]
-    yield text_tokenizer.decode(row["ids"][at:]).encode()
+    yield text_tokenizer.decode_bytes(row["ids"][at:])

@@ -111,7 +111,14 @@ INTERLEAVED = pa.schema(
         ("source", pa.string()),
         ("licence", pa.string()),
         ("text", pa.string()),
+        ("num_words", pa.int32()),
         ("spans", pa.list_(SPOKEN_SPAN)),
+        ("policy", pa.string()),  # kind and version of the rule that chose the spans
+        ("made_by", pa.string()),  # kind:id of the text-to-token model, or of recordings' tokens
+        ("tokenizer", pa.string()),  # id of the speech tokenizer whose codes stand in ids
+        ("seed", pa.int64()),
+        ("precision", pa.string()),
+        ("engine", pa.string()),
     ]
 )
 

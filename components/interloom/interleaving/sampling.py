@@ -7,9 +7,13 @@ distribution as drawing places and rejecting those that touch, but it takes O(n)
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,35 @@ class SpanRule:
 
 
 @dataclass(frozen=True, slots=True)
-class WordSpan:
-    """Words ``[start, stop)`` of a document; ``cut`` if it was drawn longer than it is."""
+class WordSpans:
+    """Words ``[start, stop)`` of a document, in order, with at least one word between two.
 
-    start: int
-    stop: int
-    cut: bool
+    Attributes:
+        start: First word of each span, shape (N,).
+        stop: After the last.
+        is_cut: Whether the span is shorter than it was drawn, or than its rule has it.
+    """
+
+    start: Counts
+    stop: Counts
+    is_cut: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def num_words(self) -> int:
+        """Words in all spans together."""
+        return int((self.stop - self.start).sum())
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, int, bool]]) -> "WordSpans":
+        """From start, stop and whether it is cut, of each."""
+        columns = np.array(spans, np.int64).reshape(-1, 3).T
+        return cls(columns[0], columns[1], columns[2].astype(bool))
+
+
+NO_SPANS = WordSpans.of(())
 
 
 def document_stream(seed: int, document_id: str) -> np.random.Generator:
@@ -47,28 +74,24 @@ def document_stream(seed: int, document_id: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def choose_spans(num_words: int, rule: SpanRule, rng: np.random.Generator) -> tuple[WordSpan, ...]:
+def choose_spans(num_words: int, rule: SpanRule, rng: np.random.Generator) -> WordSpans:
     """Spans in order, with at least one word between two; none if the document is too short.
 
     The spans hold ``floor(ratio * num_words + u)`` words with one uniform ``u``: the share is right
     on average for documents of any length.
     """
     if num_words < rule.min_document_words:
-        return ()
+        return NO_SPANS
     target = math.floor(rule.ratio * num_words + rng.random())
     lengths, is_cut = _draw_lengths(target, rule, rng)
     num_slots = num_words - target + 1  # places between and around the words that stay text
-    while len(lengths) > num_slots:
-        lengths[-2:] = [lengths[-2] + lengths[-1]]
+    if len(lengths) > num_slots:
+        lengths[num_slots - 1 :] = [sum(lengths[num_slots - 1 :])]
     order = rng.permutation(len(lengths))
     places = np.sort(rng.choice(num_slots, size=len(lengths), replace=False))
     laid = np.array(lengths)[order]
     starts = places + np.cumsum(laid) - laid
-    last = len(lengths) - 1
-    return tuple(
-        WordSpan(int(start), int(start + length), cut=is_cut and int(drawn) == last)
-        for start, length, drawn in zip(starts, laid, order, strict=True)
-    )
+    return WordSpans(starts, starts + laid, (order == len(lengths) - 1) & is_cut)
 
 
 def _draw_lengths(target: int, rule: SpanRule, rng: np.random.Generator) -> tuple[list[int], bool]:
@@ -81,3 +104,40 @@ def _draw_lengths(target: int, rule: SpanRule, rng: np.random.Generator) -> tupl
             lengths.append(min(drawn, left))
             left -= drawn
     return lengths, left < 0
+
+
+def expected_lengths(targets: Sequence[int], rule: SpanRule) -> NDArray[np.float64]:
+    """How many uncut spans of each length documents with these targets have, on average.
+
+    A span stays whole if it fits into what is left of its document's target, and what is left
+    follows from the spans before it: a renewal process, so the expectation is exact.
+
+    Returns:
+        Shape (max_words + 1,): index k counts spans of k words.
+    """
+    chance_K = length_chances(rule)
+    longest = max(targets, default=0)
+    reached = np.zeros(longest + 1)  # chance that some span begins after so many words
+    reached[0] = 1
+    for words in range(1, longest + 1):
+        most = min(words, rule.max_words)
+        reached[words] = reached[words - most : words][::-1] @ chance_K[1 : most + 1]
+    begun = np.cumsum(reached)
+    how_often = np.bincount(np.asarray(targets, np.int64), minlength=longest + 1)
+    expected = np.zeros(rule.max_words + 1)
+    for length in range(1, min(rule.max_words, longest) + 1):
+        expected[length] = chance_K[length] * float(
+            how_often[length:] @ begun[: longest + 1 - length]
+        )
+    return expected
+
+
+def length_chances(rule: SpanRule) -> NDArray[np.float64]:
+    """The chance of each length that is drawn, (max_words + 1,): Poisson, capped, without 0."""
+    length = np.arange(rule.max_words + 1)
+    factorials = np.array([math.lgamma(one + 1) for one in length.tolist()])
+    poisson = np.exp(length * math.log(rule.mean_words) - rule.mean_words - factorials)
+    poisson[-1] += max(0.0, 1 - float(poisson.sum()))
+    poisson[0] = 0
+    chances: NDArray[np.float64] = poisson / poisson.sum()
+    return chances

@@ -21,9 +21,12 @@ class Workspace:
         patience_s: No single step of a stage takes so long; after it, the stage hangs.
         give_up: Ends the stage's process with an error, from any thread; None where a stage that
             hangs is somebody else's business.
+        num_workers: Processes that a stage which cuts its work into units may use; it changes
+            nothing of what comes out.
     """
 
     folder: Path
     progress: Progress = field(default_factory=NoProgress)
     patience_s: float = 600.0
     give_up: Callable[[TransientError], None] | None = None
+    num_workers: int = 1

@@ -1,56 +1,76 @@
 """The alignment suite of interleaved rows: each way in which text and speech can come apart.
 
 Rows are summarised into columns of counts, over all spans of all rows at once; a gate judges the
-columns. R = rows, N = spans that are spoken in all rows, I = ids in all rows.
+columns. R = rows, A = spans, N = those that are spoken, I = ids in all rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.core.errors import DataError
-from interloom.corpora.interleaved import SPOKEN, rebuild
 from interloom.ports.gate import Expectation
+from interloom.quality.flat import Counts, FlatRows, Marks, Spans
 from interloom.text.bpe import TextTokenizer
-from interloom.text.words import word_equivalents
+from interloom.text.normalise import normalise
+from interloom.text.speakable import speakable
+from interloom.text.words import find_words, word_equivalents
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
 SUITE = "interleaved rows"
-SHARD_SUITE = "interleaved shards"
+IDENTITY_SUITE = "interleaved rows' origin"
 
-Row = Mapping[str, Any]
 Summary = dict[str, list[float]]
-Counts = NDArray[np.int64]
 
-_FIELDS = ("word_start", "word_stop", "byte_start", "byte_stop", "id_start", "id_stop", "num_codes")
+_ALIKE_CODES, _ALIKE_WORDS = 16, 4  # shorter spans may sound alike by chance
 
 EXPECTATIONS = (
     Expectation("spans lie within their document", "out_of_bounds", maximum=0),
     Expectation("spans are in order and disjoint", "out_of_order", maximum=0),
     Expectation("no two spans touch", "touching", maximum=0),
+    Expectation("words and bytes of a span are the same place", "misplaced", maximum=0),
     Expectation("each span holds as many codes as it says", "miscounted", maximum=0),
     Expectation("each span stands between its markers", "unmarked", maximum=0),
-    Expectation("ids are of the vocabulary", "foreign_ids", maximum=0),
     Expectation("speech stands in spans only, and text outside them", "misplaced_ids", maximum=0),
     Expectation("the text is rebuilt byte for byte", "text_differs", maximum=0),
     Expectation("no span is too long for its words", "codes_over", maximum=0),
     Expectation("no span is too short for its words", "codes_under", maximum=0),
+    Expectation("no span repeats itself", "loops", maximum=0),
+    Expectation("a span's id tells its document and words", "misnamed", maximum=0),
+    Expectation("no span is there twice", "repeated", maximum=0),
+    Expectation("no span has the codes of other words", "copied", maximum=0),
+    Expectation("a refused span is all text and says why", "mistold", maximum=0),
+    Expectation("as many words are chosen as the policy says", "off_target", maximum=0),
+    Expectation("at most the last drawn span is cut", "cut_spans", maximum=1),
     Expectation("something is spoken", "spoken_spans", minimum=1),
+    Expectation("source and licence are named", "unnamed", maximum=0),
+)
+IDENTITIES = (
+    Expectation("ids are of the vocabulary", "foreign_ids", maximum=0),
+    Expectation("codes are of the asked tokenizer", "foreign_tokenizer", maximum=0),
+    Expectation("codes are by the asked maker, policy and seed", "foreign_maker", maximum=0),
 )
 
 
-def shard_expectations(*, tolerance: float, max_refused: float) -> tuple[Expectation, ...]:
-    """What must hold of the sums over a shard."""
-    return (
-        Expectation(
-            "the share of chosen words is as asked", "ratio_difference", -tolerance, tolerance
-        ),
-        Expectation("most spans could be spoken", "refused_spans", maximum=max_refused),
-    )
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How many words a policy chooses, for the check of each row.
+
+    Attributes:
+        ratio: Of a document's words; None if it depends on more than their number.
+        slack: The count is less than this from the ratio's.
+        has_one_cut: Whether only the span drawn last may be cut.
+    """
+
+    ratio: float | None
+    slack: float = 1.0
+    has_one_cut: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,197 +80,221 @@ class AlignmentCheck:
     Attributes:
         text_tokenizer: Decodes the written parts.
         layout: The joint vocabulary.
-        limits: Codes a word may take.
+        limits: Codes a word may take, and what is a loop.
+        target: Words that the policy chooses.
+        origin: The values that provenance columns must have.
     """
 
     text_tokenizer: TextTokenizer
     layout: VocabularyLayout
     limits: SynthesisConfig
+    target: Target
+    origin: Mapping[str, str | int]
 
-    def summarise(self, rows: Sequence[Row]) -> Summary:
-        """One number a row in each column that ``EXPECTATIONS`` name, shape (R,)."""
-        spans = _Spans.of(rows)
+    def summarise(self, table: pa.Table) -> Summary:
+        """One number a row in each column that the expectations name, shape (R,)."""
+        rows = FlatRows(table)
         columns: dict[str, NDArray[Any]] = {
-            "out_of_bounds": spans.per_row(spans.out_of_bounds()),
-            "out_of_order": spans.per_row(spans.out_of_order()),
-            "touching": spans.per_row(spans.touching()),
-            "miscounted": spans.per_row(
-                spans["num_codes"] != spans["id_stop"] - spans["id_start"] - 2
-            ),
-            "spoken_spans": spans.per_row(np.ones(len(spans.row), bool)),
+            **self._places(rows),
+            **self._ids(rows),
+            **self._lengths(rows),
+            **_names(rows),
+            **self._origins(rows),
+            "text_differs": self._text_differs(rows),
         }
-        columns |= self._ids(spans) | self._lengths(rows, spans)
-        columns["text_differs"] = np.array([self._text_differs(row) for row in rows], bool)
         return {name: column.astype(float).tolist() for name, column in columns.items()}
 
-    def _ids(self, spans: "_Spans") -> dict[str, Counts]:
-        """Columns about single ids."""
-        layout, ids = self.layout, spans.ids
-        begin, end = layout.marker(Marker.AUDIO_BEGIN), layout.marker(Marker.AUDIO_END)
-        inside = spans.inside()
-        first, last = spans.id_at("id_start", 0), spans.id_at("id_stop", -1)
-        is_marker = (ids == begin) | (ids == end)
-        wrong = np.where(inside, layout.is_text(ids), ~layout.is_text(ids) & ~is_marker)
-        strays = spans.ids_per_row(is_marker) - 2 * spans.per_row(np.ones(len(spans.row), bool))
-        unmarked = spans.per_row((first != begin) | (last != end)) + np.abs(strays)
-        return {
-            "foreign_ids": spans.ids_per_row((ids < 0) | (ids >= layout.size)),
-            "misplaced_ids": spans.ids_per_row(wrong),
-            "unmarked": unmarked,
-        }
-
-    def _lengths(self, rows: Sequence[Row], spans: "_Spans") -> dict[str, Counts]:
-        """Columns about codes a word."""
-        words_N = np.array(
-            [
-                word_equivalents(_said(row, span))
-                for row in rows
-                for span in row["spans"]
-                if span["outcome"] == SPOKEN
-            ]
+    def _places(self, rows: FlatRows) -> dict[str, Counts]:
+        """Columns about where spans are."""
+        spans, spoken = rows.all_spans, rows.spoken
+        words_R = np.array(rows.table["num_words"].to_pylist(), np.int64)
+        least = np.minimum(
+            _least_gap(spans, "word", "byte"), _spread(rows, _least_gap(spoken, "id"))
         )
-        slack = self.limits.slack_tokens
-        most = self.limits.max_tokens_per_word * words_N + slack
-        least = self.limits.min_tokens_per_word * words_N - slack
-        codes = spans["num_codes"]
+        bad = _outside(spans, "word", words_R) | _outside(spans, "byte", rows.num_bytes)
+        chosen = np.bincount(
+            spans.row, spans["word_stop"] - spans["word_start"], minlength=rows.num_rows
+        )
+        off = np.zeros(rows.num_rows, bool)
+        if self.target.ratio is not None:
+            off = np.abs(chosen - self.target.ratio * words_R) >= self.target.slack
+        cut = spans.per_row(spans["cut"] > 0)
         return {
-            "codes_over": spans.per_row((codes > most) | (codes > self.limits.max_tokens)),
-            "codes_under": spans.per_row(codes < np.maximum(least, 1)),
+            "out_of_bounds": spans.per_row(bad)
+            + spoken.per_row(_outside(spoken, "id", rows.num_ids)),
+            "out_of_order": spans.per_row(least < 0),
+            "touching": spans.per_row(least == 0),
+            "misplaced": _misplaced(rows, words_R),
+            "off_target": off,
+            "cut_spans": cut if self.target.has_one_cut else np.zeros_like(cut),
+            "spoken_spans": spoken.per_row(np.ones(len(spoken), bool)),
         }
 
-    def _text_differs(self, row: Row) -> bool:
-        """Whether the row's text comes back otherwise than it was."""
+    def _ids(self, rows: FlatRows) -> dict[str, Counts]:
+        """Columns about single ids."""
+        layout, ids, spans = self.layout, rows.ids, rows.spoken
+        begin, end = layout.marker(Marker.AUDIO_BEGIN), layout.marker(Marker.AUDIO_END)
+        first, last = rows.id_at("id_start", 0), rows.id_at("id_stop", -1)
+        is_marker = (ids == begin) | (ids == end)
+        is_text = layout.is_text(ids)
+        wrong = np.where(rows.inside, is_text, ~is_text & ~is_marker & (ids < layout.size))
+        strays = rows.ids_per_row(is_marker) - 2 * spans.per_row(np.ones(len(spans), bool))
+        return {
+            "foreign_ids": rows.ids_per_row((ids < 0) | (ids >= layout.size)),
+            "misplaced_ids": rows.ids_per_row(wrong),
+            "unmarked": spans.per_row((first != begin) | (last != end)) + np.abs(strays),
+        }
+
+    def _lengths(self, rows: FlatRows) -> dict[str, Counts]:
+        """Columns about the codes of a span."""
+        spans, limits, said = rows.spoken, self.limits, rows.said()
+        words_N = np.array([word_equivalents(speakable(text)) for text in said])
+        codes = spans["num_codes"]
+        most = limits.max_tokens_per_word * words_N + limits.slack_tokens
+        least = limits.min_tokens_per_word * words_N - limits.slack_tokens
+        return {
+            "codes_over": spans.per_row((codes > most) | (codes > limits.max_tokens)),
+            "codes_under": spans.per_row(codes < np.maximum(least, 1)),
+            "miscounted": spans.per_row(codes != spans["id_stop"] - spans["id_start"] - 2),
+            "loops": spans.per_row(_loops(rows, limits.loop_tokens, limits.loop_period)),
+            "copied": spans.per_row(_copied(rows, said)),
+        }
+
+    def _origins(self, rows: FlatRows) -> dict[str, Counts]:
+        """Columns about how a row came about."""
+        differs = {
+            name: np.array([one != asked for one in rows.table[name].to_pylist()], bool)
+            for name, asked in self.origin.items()
+        }
+        none = np.zeros(rows.num_rows, bool)
+        others = [column for name, column in differs.items() if name != "tokenizer"]
+        return {
+            "foreign_tokenizer": differs.get("tokenizer", none),
+            "foreign_maker": np.logical_or.reduce([none, *others]),
+            "unnamed": np.array(
+                [
+                    not (source and licence)
+                    for source, licence in zip(
+                        rows.table["source"].to_pylist(),
+                        rows.table["licence"].to_pylist(),
+                        strict=True,
+                    )
+                ],
+                bool,
+            ),
+        }
+
+    def _text_differs(self, rows: FlatRows) -> Marks:
+        """Rows whose text comes back otherwise than it was."""
+        spans = rows.spoken
+        edges = np.searchsorted(spans.row, np.arange(rows.num_rows + 1)).tolist()
+        fields = [
+            spans[name].tolist() for name in ("id_start", "id_stop", "byte_start", "byte_stop")
+        ]
+        ids = rows.ids.tolist()
+        bad = np.zeros(rows.num_rows, bool)
+        for at, text in enumerate(rows.texts):
+            own = ids[int(rows.first_id[at]) : int(rows.first_id[at + 1])]
+            places = zip(*(field[edges[at] : edges[at + 1]] for field in fields), strict=True)
+            bad[at] = self._rebuilt(own, text, list(places)) != text
+        return bad
+
+    def _rebuilt(self, ids: list[int], text: bytes, spans: list[tuple[int, ...]]) -> bytes | None:
+        """Written parts from the ids, spoken ones from the text; None if an id is no text."""
+        parts, at = [], 0
         try:
-            return bool(rebuild(row, self.text_tokenizer) != row["text"])
+            for id_start, id_stop, byte_start, byte_stop in spans:
+                parts.append(self.text_tokenizer.decode_bytes(ids[at:id_start]))
+                parts.append(text[byte_start:byte_stop])
+                at = id_stop
+            parts.append(self.text_tokenizer.decode_bytes(ids[at:]))
         except (DataError, OverflowError):  # ids that no tokenizer can hold
-            return True
+            return None
+        return b"".join(parts)
 
 
-def shard_summary(rows: Sequence[Row], num_words: Sequence[int], ratio: float) -> Summary:
-    """The share of words in spans, spoken or refused, against what was asked; and of refused spans.
+def _outside(spans: Spans, unit: str, limit_R: Counts) -> Marks:
+    """Spans that are empty or reach out of their row."""
+    start, stop = spans[f"{unit}_start"], spans[f"{unit}_stop"]
+    return np.asarray((start < 0) | (stop <= start) | (stop > limit_R[spans.row]))
 
-    Rounding a document's share to whole words may add up: within two standard deviations of that
-    the difference counts as none.
-    """
-    spans = [span for row in rows for span in row["spans"]]
-    chosen = sum(span["word_stop"] - span["word_start"] for span in spans)
-    refused = sum(span["outcome"] != SPOKEN for span in spans)
-    total = max(1, sum(num_words))
-    difference = chosen - ratio * total
-    beyond = max(0.0, abs(difference) - len(rows) ** 0.5)
+
+def _least_gap(spans: Spans, *units: str) -> Counts:
+    """The smallest of the gaps before each span."""
+    least: Counts = np.stack([spans.gap(unit) for unit in units]).min(axis=0)
+    return least
+
+
+def _spread(rows: FlatRows, gap_N: Counts) -> Counts:
+    """Gaps of spoken spans among those of all spans; 1 where a span is not spoken."""
+    gap = np.ones(len(rows.all_spans), np.int64)
+    gap[rows.is_spoken] = gap_N
+    return gap
+
+
+def _misplaced(rows: FlatRows, words_R: Counts) -> Counts:
+    """Spans whose bytes are not those of their words; and rows that count their words wrongly."""
+    spans = rows.all_spans
+    edges = np.searchsorted(spans.row, np.arange(rows.num_rows + 1))
+    bad = np.zeros(rows.num_rows, np.int64)
+    for at, text in enumerate(rows.table["text"].to_pylist()):
+        own = slice(int(edges[at]), int(edges[at + 1]))
+        ends = np.concatenate([[0], find_words(text).stop])
+        last = len(ends) - 1
+        start, stop = (np.clip(spans[f"word_{end}"][own], 0, last) for end in ("start", "stop"))
+        wrong = (ends[start] != spans["byte_start"][own]) | (ends[stop] != spans["byte_stop"][own])
+        bad[at] = int(wrong.sum()) + int(words_R[at] != last)
+    return bad
+
+
+def _names(rows: FlatRows) -> dict[str, Counts]:
+    """Columns about the ids of spans and what became of them."""
+    spans, documents = rows.all_spans, rows.table["id"].to_pylist()
+    words = zip(spans.row.tolist(), spans["word_start"], spans["word_stop"], strict=True)
+    names = [f"{documents[row]}/{start}-{stop}" for row, start, stop in words]
+    misnamed = np.array([a != b for a, b in zip(names, rows.span_ids, strict=True)], bool)
+    seen = Counter(zip(spans.row.tolist(), rows.span_ids, strict=True))
+    twice = np.array(
+        [seen[row, name] > 1 for row, name in zip(spans.row.tolist(), rows.span_ids, strict=True)],
+        bool,
+    )
+    has_ids = (spans["id_start"] != 0) | (spans["id_stop"] != 0) | (spans["num_codes"] != 0)
+    has_reason = np.array([bool(outcome) for outcome in rows.outcomes], bool)
+    mistold = (~rows.is_spoken & has_ids) | ~has_reason
     return {
-        "ratio_difference": [float(np.sign(difference)) * beyond / total],
-        "refused_spans": [refused / max(1, len(spans))],
+        "misnamed": spans.per_row(misnamed),
+        "repeated": spans.per_row(twice),
+        "mistold": spans.per_row(mistold),
     }
 
 
-def _said(row: Row, span: Mapping[str, Any]) -> str:
-    """The text of a span; wrong offsets give what text there is."""
-    data: bytes = row["text"].encode()
-    return data[span["byte_start"] : span["byte_stop"]].decode(errors="replace")
+def _loops(rows: FlatRows, run: int, period: int) -> Marks:
+    """Spoken spans in which ``run`` codes in a row repeat a cycle of at most ``period``, (N,)."""
+    start, stop = rows.bounds
+    found = np.zeros(len(start), bool)
+    for lag in range(1, period + 1):
+        same = np.zeros(len(rows.ids) + 1, bool)
+        same[lag:-1] = rows.ids[lag:] == rows.ids[:-lag]
+        same[:-1] &= rows.inside
+        edges = np.flatnonzero(~same)
+        lengths = np.diff(np.concatenate([[-1], edges])) - 1  # of each run that ends at an edge
+        ends = edges[lengths + lag >= run]
+        reach = np.searchsorted(ends, start + run)  # the first long run that ends in the span
+        inside = reach < len(ends)
+        inside[inside] = ends[reach[inside]] <= stop[inside]
+        found |= inside
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """All spoken spans of some rows, flat.
-
-    Attributes:
-        row: Row of each span, (N,).
-        fields: Offsets of each span, (N,) each.
-        ids: The ids of all rows, one after another, (I,).
-        id_row: Row of each id, (I,).
-        num_ids: Ids of each row, (R,).
-        num_bytes: Bytes of each row's text, (R,).
-    """
-
-    row: Counts
-    fields: Mapping[str, Counts]
-    ids: Counts
-    id_row: Counts
-    num_ids: Counts
-    num_bytes: Counts
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "_Spans":
-        """Lay all rows out flat."""
-        spoken = [
-            (at, span)
-            for at, row in enumerate(rows)
-            for span in row["spans"]
-            if span["outcome"] == SPOKEN
-        ]
-        num_ids = np.array([len(row["ids"]) for row in rows], np.int64)
-        return cls(
-            row=np.array([at for at, _ in spoken], np.int64),
-            fields={
-                name: np.array([span[name] for _, span in spoken], np.int64) for name in _FIELDS
-            },
-            ids=np.array([one for row in rows for one in row["ids"]], np.int64),
-            id_row=np.repeat(np.arange(len(rows)), num_ids),
-            num_ids=num_ids,
-            num_bytes=np.array([len(row["text"].encode()) for row in rows], np.int64),
-        )
-
-    def __getitem__(self, name: str) -> Counts:
-        return self.fields[name]
-
-    def per_row(self, is_bad_N: NDArray[np.bool_]) -> Counts:
-        """How many spans of each row are marked, (R,)."""
-        return np.bincount(self.row[is_bad_N], minlength=len(self.num_ids))
-
-    def ids_per_row(self, is_bad_I: NDArray[np.bool_]) -> Counts:
-        """How many ids of each row are marked, (R,)."""
-        return np.bincount(self.id_row[is_bad_I], minlength=len(self.num_ids))
-
-    def out_of_bounds(self) -> NDArray[np.bool_]:
-        """Spans that are empty or reach out of their document."""
-        bad = np.zeros(len(self.row), bool)
-        limits = (("word", None), ("byte", self.num_bytes), ("id", self.num_ids))
-        for unit, limit in limits:
-            start, stop = self[f"{unit}_start"], self[f"{unit}_stop"]
-            bad |= (start < 0) | (stop <= start)
-            if limit is not None:
-                bad |= stop > limit[self.row]
-        return bad
-
-    def out_of_order(self) -> NDArray[np.bool_]:
-        """Spans that begin before the one before them has ended."""
-        return np.less(self._least_gap(), 0)
-
-    def touching(self) -> NDArray[np.bool_]:
-        """Spans that begin where the one before them ended."""
-        return np.equal(self._least_gap(), 0)
-
-    def _least_gap(self) -> Counts:
-        """The smallest of the gaps in words, bytes and ids, (N,)."""
-        gaps = np.stack([self._gap(unit) for unit in ("word", "byte", "id")])
-        least: Counts = gaps.min(axis=0)
-        return least
-
-    def _gap(self, unit: str) -> Counts:
-        """From the end of the span before, in the same row, to this one; 1 for the first."""
-        gap = np.ones(len(self.row), np.int64)
-        if len(self.row) > 1:
-            same = self.row[1:] == self.row[:-1]
-            gap[1:] = np.where(same, self[f"{unit}_start"][1:] - self[f"{unit}_stop"][:-1], 1)
-        return gap
-
-    def inside(self) -> NDArray[np.bool_]:
-        """Which ids stand between the markers of a span, (I,); wrong offsets are cut to fit."""
-        first = np.concatenate([[0], np.cumsum(self.num_ids)])
-        low, high = first[self.row], first[self.row + 1]
-        start = np.clip(low + self["id_start"] + 1, low, high)
-        stop = np.clip(low + self["id_stop"] - 1, start, np.maximum(start, high))
-        steps = np.zeros(len(self.ids) + 1, np.int64)
-        np.add.at(steps, start, 1)
-        np.add.at(steps, stop, -1)
-        return np.cumsum(steps)[:-1] > 0
-
-    def id_at(self, name: str, shift: int) -> Counts:
-        """The id at an offset of each span, (N,); -1 where that is outside its row."""
-        place = self[name] + shift
-        first = np.cumsum(self.num_ids) - self.num_ids
-        is_there = (place >= 0) & (place < self.num_ids[self.row])
-        found = np.full(len(place), -1, np.int64)
-        found[is_there] = self.ids[(first[self.row] + place)[is_there]]
-        return found
+def _copied(rows: FlatRows, said: list[str]) -> Marks:
+    """Spoken spans that have the same codes as a span of other words, (N,)."""
+    start, stop = rows.bounds
+    alike: dict[bytes, list[int]] = {}
+    for at, (first, last) in enumerate(zip(start.tolist(), stop.tolist(), strict=True)):
+        if last - first >= _ALIKE_CODES and len(said[at].split()) >= _ALIKE_WORDS:
+            alike.setdefault(rows.ids[first:last].tobytes(), []).append(at)
+    copied = np.zeros(len(start), bool)
+    for places in alike.values():
+        if len(places) > 1 and len({normalise(said[at]) for at in places}) > 1:
+            copied[places] = True
+    return copied

@@ -120,6 +120,7 @@ def _ports(definition: StageDefinition, folder: Path, rank: RankSettings) -> dic
             FileProgress(folder / "progress.jsonl") if rank.rank == 0 else NoProgress(),
             patience_s=rank.interloom_rank_patience_s,
             give_up=lambda error: leave(_report(error, folder)),
+            num_workers=load_settings().num_workers,
         ),
         "engine": engine_builder,
         "gate": quality_gate,

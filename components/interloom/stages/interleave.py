@@ -1,12 +1,10 @@
 """Interleave: choose spans of words, speak them, weave them into the text, judge the rows."""
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 from interloom.config.interleaving import InterleavingConfig
-from interloom.core.artifacts import ArtifactKind, ArtifactRef, canonical_json
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
-from interloom.core.spans import FrameClock
 from interloom.ports.catalog import Metric
 from interloom.ports.gate import CheckResult, QualityGate
 from interloom.ports.store import ArtifactDraft, ArtifactStore
@@ -14,35 +12,38 @@ from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
-    from interloom.interleaving.sampling import SpanRule
-    from interloom.interleaving.writing import Interleaver, Tally
-    from interloom.text_to_token.runtime import Judge, TextToToken
-    from interloom.vocabulary.layout import VocabularyLayout
+    from interloom.interleaving.building import Workshop
+    from interloom.interleaving.units import Corpus
+    from interloom.interleaving.writing import Written
 
-_SAMPLE_RATE_HZ = 16_000
-_ENGINE = "slots of one capacity, torch"
-_PRECISION = "fp32"
 _NAMED = 5  # rows that an error names
 
 
 class InterleaveRequest(StageRequest):
-    """All that the interleaved rows depend on."""
+    """All that the interleaved rows depend on.
+
+    ``tokens`` is real speech: what recorded spans are cut from, and what the pace of synthesised
+    ones is compared with. ``tasks`` and the held-out part of ``tokens`` are what no row may hold.
+    """
 
     text: ArtifactRef
     text_to_token: ArtifactRef
     tokenizer: ArtifactRef
     text_tokenizer: ArtifactRef
+    tokens: ArtifactRef | None = None
+    tasks: ArtifactRef | None = None
     config: InterleavingConfig = InterleavingConfig()
     seed: int = 0
-    version: Literal[1] = 1
+    version: Literal[2] = 2
 
 
 class InterleaveResult(StageResult):
     """The interleaved rows that passed the gate.
 
     Attributes:
-        interleaved: Table ``interleaved`` of schema ``INTERLEAVED``, and ``quarantine.json``: the
-            rows left out, with the checks they broke.
+        interleaved: Table ``interleaved`` of schema ``INTERLEAVED``; table ``quarantine`` and
+            ``quarantine.json``: the rows left out, with the checks they broke; ``report.json``: the
+            verdict on each shard, with its sums and distributions.
     """
 
     interleaved: ArtifactRef
@@ -53,91 +54,68 @@ def interleave(
 ) -> InterleaveResult:
     """Weave the documents of the ``train`` split that may be interleaved.
 
+    A check that fails the whole is in the result, so that the catalog keeps the verdicts of a run
+    that is not published.
+
     Raises:
-        DataError: The model was made for other tokenizers, too many rows broke a check, or a
-            manifest, of the text or of the rows, did.
+        DataError: The model was made for other tokenizers, the text's manifest broke a check, or
+            no document could be interleaved.
+        TransientError: A worker died again and again.
     """
-    from interloom.corpora.tables import INTERLEAVED, read_table, write_table
+    from interloom.interleaving.building import Sources, Workshop
     from interloom.quality.manifests import judge_manifest
 
     checks = _passed(judge_manifest(request.text, store=store, gate=gate))
-    model = _load(request, store, work)
-    interleaver = _interleaver(request, model, gate)
-    rule = _rule(request.config, store.manifest(request.tokenizer).facts["samples_per_token"])
-    documents = read_table(store, request.text, "documents", split="train")
+    sources = Sources(
+        text=request.text,
+        text_to_token=request.text_to_token,
+        tokenizer=request.tokenizer,
+        text_tokenizer=request.text_tokenizer,
+        tokens=request.tokens,
+        tasks=request.tasks,
+    )
+    workshop = Workshop(sources, request.config, seed=request.seed, store=store)
     with store.draft(ArtifactKind.INTERLEAVED) as draft:
-        rows = interleaver.rows(documents, rule, work)
-        write_table(draft, "interleaved", INTERLEAVED, rows)
-        tally = interleaver.tally
-        with draft.shard("quarantine.json") as shard:
-            shard.path.write_bytes(canonical_json(tally.quarantined))
-            shard.count(quarantined=len(tally.quarantined))
-        checks += _passed(interleaver.verdicts())
-        ref = _commit(draft, request, tally, model.prompter.layout)
-    checks += _passed(judge_manifest(ref, store=store, gate=gate))
-    return InterleaveResult(interleaved=ref, metrics=_metrics(tally), checks=checks)
+        written = _write(workshop, request, draft, work, gate)
+        ref = _commit(draft, request, workshop, written)
+    checks += written.checks + judge_manifest(ref, store=store, gate=gate)
+    metrics = _metrics(written, workshop.corpus)
+    return InterleaveResult(interleaved=ref, metrics=metrics, checks=checks)
 
 
-def _load(request: InterleaveRequest, store: ArtifactStore, work: Workspace) -> "TextToToken":
-    """The model, checked to be of this request's tokenizers."""
-    from interloom.text_to_token.runtime import load_text_to_token
+def _write(
+    workshop: "Workshop",
+    request: InterleaveRequest,
+    draft: ArtifactDraft,
+    work: Workspace,
+    gate: QualityGate,
+) -> "Written":
+    """Make the shards, in as many processes as there may be, and write them in order."""
+    from interloom.interleaving.fan_out import Make, make_units
+    from interloom.interleaving.judging import ShardJudge
+    from interloom.interleaving.making import is_made
+    from interloom.interleaving.units import Unit
+    from interloom.interleaving.writing import write_shards
 
-    synthesis = request.config.synthesis
-    model = load_text_to_token(
-        store,
-        request.text_to_token,
-        config=synthesis,
-        seed=request.seed,
-        judge=_judge(request, store) if synthesis.judged_share else None,
-        progress=work.progress,
+    folder, corpus = work.folder / "shards", workshop.corpus
+    folder.mkdir(exist_ok=True)
+
+    def build() -> Make:
+        maker = workshop.maker()
+
+        def make(unit: Unit) -> None:
+            maker.make(corpus.read(unit), unit, folder)
+
+        return make
+
+    units = make_units(
+        corpus.units(),
+        build,
+        is_made=lambda unit: is_made(folder / unit.name),
+        num_workers=work.num_workers,
     )
-    layout = model.prompter.layout
-    for name, held, asked in (
-        ("speech tokenizer", layout.tokenizer, request.tokenizer.id),
-        ("text tokenizer", layout.text_tokenizer, request.text_tokenizer.id),
-    ):
-        if held != asked:
-            raise DataError(
-                f"{request.text_to_token} was trained with {name} {held[:12]}, but the rows are "
-                f"for {asked[:12]}; train it again with this one"
-            )
-    return model
-
-
-def _judge(request: InterleaveRequest, store: ArtifactStore) -> "Judge":
-    """The reading head of the speech tokenizer."""
-    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
-
-    return load_speech_tokenizer(store, request.tokenizer).read
-
-
-def _rule(config: InterleavingConfig, samples_per_token: int) -> "SpanRule":
-    """The longest span is as many words as surely fit into its seconds."""
-    from interloom.interleaving.sampling import SpanRule
-
-    rate_hz = float(FrameClock(_SAMPLE_RATE_HZ, samples_per_token).frame_rate_hz)
-    codes = min(config.max_span_seconds * rate_hz, config.synthesis.max_tokens)
-    most = codes / config.synthesis.max_tokens_per_word
-    return SpanRule(config.speech_ratio, config.mean_span_words, max(1, math.floor(most)))
-
-
-def _interleaver(
-    request: InterleaveRequest, model: "TextToToken", gate: QualityGate
-) -> "Interleaver":
-    """The parts, put together."""
-    from interloom.interleaving.weaving import Weaver
-    from interloom.interleaving.writing import Interleaver
-    from interloom.quality.interleaved import AlignmentCheck
-
-    text_tokenizer, layout = model.prompter.text_tokenizer, model.prompter.layout
-    return Interleaver(
-        request.config,
-        model,
-        Weaver(text_tokenizer, layout),
-        AlignmentCheck(text_tokenizer, layout, request.config.synthesis),
-        gate=gate,
-        seed=request.seed,
-    )
+    judge = ShardJudge(gate, workshop.check(), request.config.quality)
+    return write_shards(units, folder, judge, draft, work.progress)
 
 
 def _passed(verdicts: tuple[CheckResult, ...]) -> tuple[CheckResult, ...]:
@@ -152,53 +130,59 @@ def _passed(verdicts: tuple[CheckResult, ...]) -> tuple[CheckResult, ...]:
 
 
 def _commit(
-    draft: ArtifactDraft, request: InterleaveRequest, tally: "Tally", layout: "VocabularyLayout"
+    draft: ArtifactDraft, request: InterleaveRequest, workshop: "Workshop", written: "Written"
 ) -> ArtifactRef:
     """Store the rows with all that says how their codes were made."""
-    config = request.config
+    config, made = request.config, workshop.provenance
     return draft.commit(
         parents=tuple(request.inputs().values()),
-        licences=sorted(tally.licences),
+        licences=sorted(written.licences),
         facts={
-            "engine": _ENGINE,
-            "made_by": "text_to_token",
-            "layout": layout.to_dict(),
-            "mean_span_words": config.mean_span_words,
-            "precision": _PRECISION,
+            "engine": made.engine,
+            "layout": workshop.layout.to_dict(),
+            "made_by": made.made_by,
+            "policy": config.policy.model_dump(mode="json"),
+            "precision": made.precision,
+            "quality": config.quality.model_dump(mode="json"),
             "seed": request.seed,
-            "speech_ratio": config.speech_ratio,
             "synthesis": config.synthesis.model_dump(mode="json"),
-            "text_to_token": request.text_to_token.id,
             "tokenizer": request.tokenizer.id,
-            "vocabulary": layout.digest,
+            "vocabulary": workshop.layout.digest,
         },
     )
 
 
-def _metrics(tally: "Tally") -> tuple[Metric, ...]:
+def _metrics(written: "Written", corpus: "Corpus") -> tuple[Metric, ...]:
     """Shares and counts of the whole."""
     from interloom.corpora.interleaved import SPOKEN
 
-    spans = tally.outcomes.total()
-    spoken = tally.outcomes[SPOKEN]
+    held, tally = written.held, written.tally
+    spans, spoken = tally.outcomes.total(), tally.outcomes[SPOKEN]
+    tokens = held.speech_tokens + held.text_tokens + 2 * held.spans
     values = {
         "documents": tally.documents,
-        "rows": len(tally.row_ids),
-        "quarantined": len(tally.quarantined),
-        "speech_share": tally.codes / tally.ids,
-        "word_ratio": tally.spoken_words / tally.words,
-        "tokens_per_word": tally.codes / tally.spoken_words,
-        "speech_tokens": tally.codes,
+        "rows": held.rows,
+        "quarantined": written.left_out,
+        "quarantined_shards": written.quarantined,
+        "speech_share": held.speech_tokens / max(1, tokens),
+        "word_ratio": held.spoken_words / max(1, held.words),
+        "tokens_per_word": held.speech_tokens / max(1, held.spoken_words),
+        "speech_tokens": held.speech_tokens,
         "spans": spans,
         "spans_accepted": spoken,
         "spans_retried": tally.retried,
         "spans_fallen_back": spans - spoken,
+        "attempts": tally.attempts,
     }
-    refused = {
+    reasons = {
         f"refused/{reason.replace(' ', '_')}": count
         for reason, count in sorted(tally.outcomes.items())
         if reason != SPOKEN
     }
+    reasons |= {
+        f"left_out/{reason.replace(' ', '_')}": count
+        for reason, count in sorted((tally.left_out + corpus.not_taken).items())
+    }
     return tuple(
-        Metric(f"interleave/{name}", float(value)) for name, value in (values | refused).items()
+        Metric(f"interleave/{name}", float(value)) for name, value in (values | reasons).items()
     )

@@ -1,6 +1,9 @@
 """A language so small that a test can train a model of it: each letter has its codes."""
 
+import os
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,14 +92,44 @@ class ToySpeaker:
         asked: Ids of all spans so far.
     """
 
-    def __init__(self, *, unspeakable: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        unspeakable: str | None = None,
+        dies_after: int | None = None,
+        kills_itself_at: Path | None = None,
+        kills: int = 0,
+    ) -> None:
+        """Choose what goes wrong.
+
+        Args:
+            unspeakable: What cannot be said.
+            dies_after: An interrupt comes when more spans than these are asked for.
+            kills_itself_at: Its process is killed as soon as it is asked, and a file in this folder
+                tells of it.
+            kills: As often as this.
+        """
         self.asked: list[str] = []
         self._unspeakable = unspeakable
+        self._dies_after = dies_after
+        self._kills_itself_at = kills_itself_at
+        self._kills = kills
 
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         """One result a span, in order."""
+        self._go_wrong()
         self.asked += [span.span_id for span in spans]
+        if self._dies_after is not None and len(self.asked) > self._dies_after:
+            raise KeyboardInterrupt
         return [self._speak(span) for span in spans]
+
+    def _go_wrong(self) -> None:
+        """Be killed, if it is time."""
+        if self._kills_itself_at is not None:
+            self._kills_itself_at.mkdir(exist_ok=True)
+            if len(list(self._kills_itself_at.iterdir())) < self._kills:
+                (self._kills_itself_at / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _speak(self, span: SpanRequest) -> SpanResult:
         """All codes of a text, or a refusal."""
