@@ -7,6 +7,7 @@ from interloom.adapters.stores import open_store_at
 from interloom.config.settings import Settings
 from interloom.ports.catalog import Catalog
 from interloom.ports.engine import EngineBuilder
+from interloom.ports.events import EventSink
 from interloom.ports.gate import QualityGate
 from interloom.ports.launcher import Launcher
 from interloom.ports.store import ArtifactStore
@@ -81,6 +82,25 @@ def open_store(settings: Settings, url: str | None = None) -> ArtifactStore:
     """
     return open_store_at(
         url or settings.store_url, settings.s3, cache_folder=settings.store_cache_folder
+    )
+
+
+def open_event_sink(settings: Settings) -> EventSink | None:
+    """Where events of runs are told to; None if nobody wants them.
+
+    Raises:
+        ConfigError: Two places are named.
+        MissingError: OpenLineage's client is not installed.
+    """
+    if not settings.tells_lineage:
+        return None
+    from interloom.adapters.openlineage_sink import open_sink
+
+    key = settings.openlineage_api_key
+    return open_sink(
+        url=settings.openlineage_url,
+        api_key=key.get_secret_value() if key is not None else None,
+        file=settings.openlineage_file,
     )
 
 

@@ -40,6 +40,7 @@ from interloom_flows.recording import (
 )
 from interloom_flows.reporting import describe_lost
 from interloom_flows.results import result_metrics
+from interloom_flows.telling import tell_lineage
 
 _MAX_WORKERS = 16
 
@@ -137,6 +138,18 @@ def sweeper() -> int:
         *(swept.folders, swept.runs, swept.leases, orphans),
     )
     return swept.folders
+
+
+@flow(name="lineage-exporter", persist_result=False)
+def lineage_exporter() -> int:
+    """Tell the lineage sink what waits in the outbox; gives the number of events told."""
+    with _called() as caller:
+        told = tell_lineage(caller.services)
+    if told is None:
+        get_run_logger().info("no lineage sink: set INTERLOOM_OPENLINEAGE_URL or _FILE")
+        return 0
+    get_run_logger().info("told %d events, %d wait %s", told.num_told, told.num_left, told.error)
+    return told.num_told
 
 
 @flow(name="reconciler", persist_result=False)

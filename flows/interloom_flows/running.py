@@ -4,9 +4,10 @@ from interloom.bootstrap import Services
 from interloom.stages.leasing import end_dead_runs
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
-from interloom_flows.planning import named_corpora, resolve
+from interloom_flows.planning import Plan, named_corpora, resolve
 from interloom_flows.prefect_home import prefect_api
 from interloom_flows.recording import record_plan
+from interloom_flows.telling import tell_lineage
 
 
 def run_recipe(services: Services, parameters: PipelineParameters, listener: RunListener) -> str:
@@ -24,6 +25,15 @@ def run_recipe(services: Services, parameters: PipelineParameters, listener: Run
     end_dead_runs(services.catalog)
     corpora = named_corpora(services.catalog, recipe)
     plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
+    try:
+        return _run_plan(services, parameters, plan, listener)
+    finally:
+        tell_lineage(services)
+
+
+def _run_plan(
+    services: Services, parameters: PipelineParameters, plan: Plan, listener: RunListener
+) -> str:
     if not plan.to_run:
         return record_plan(services.contract, plan, listener)
     with prefect_api(services.settings.home, services.settings.prefect_api_url):

@@ -6,11 +6,12 @@ from interloom.adapters.catalog.governance import GovernanceRoom
 from interloom.adapters.catalog.graph import Graph
 from interloom.adapters.catalog.leases import Leases
 from interloom.adapters.catalog.lineage import Lineage
+from interloom.adapters.catalog.outbox import OutboxRoom
 from interloom.adapters.catalog.publishing import Publishing
 from interloom.adapters.catalog.runs import Runs
 
 
-class SqlCatalog(Leases, Runs, Publishing, Datasets, Lineage, Graph, GovernanceRoom):
+class SqlCatalog(Leases, Runs, Publishing, Datasets, Lineage, Graph, GovernanceRoom, OutboxRoom):
     """A ``Catalog`` in a relational database; safe for any number of threads and processes."""
 
     @classmethod

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from interloom.core.artifacts import ArtifactRef, Manifest
 from interloom.ports.gate import CheckResult
+
+EventType = Literal["START", "COMPLETE", "FAIL", "ABORT"]
 
 
 class RunState(StrEnum):
@@ -244,6 +246,48 @@ class Verification:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class OutboxEntry:
+    """An event that still has to be told.
+
+    Attributes:
+        seq: Its place in the log of events.
+        run_id: The run that it is about.
+        type: What happened.
+        at: When, ISO 8601 in UTC.
+        num_attempts: How often telling it has failed.
+    """
+
+    seq: int
+    run_id: str
+    type: EventType
+    at: str
+    num_attempts: int
+
+
+class Outbox(Protocol):
+    """Events that were written in the transaction of what they tell of."""
+
+    def due_events(self, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        """The oldest events that are to be told now, in order.
+
+        Empty while the oldest one waits for its next attempt: events keep their order.
+        """
+        ...
+
+    def event_told(self, seq: int) -> None:
+        """Forget an event that was told."""
+        ...
+
+    def event_failed(self, seq: int, error: str, *, retry_in_s: float) -> None:
+        """Keep an event for a later attempt."""
+        ...
+
+    def num_untold(self) -> int:
+        """How many events wait."""
+        ...
+
+
 class Governance(Protocol):
     """Who may read what, and what was checked: blocks, audit, verifications."""
 
@@ -276,7 +320,7 @@ class Governance(Protocol):
         ...
 
 
-class Catalog(Governance, Protocol):
+class Catalog(Governance, Outbox, Protocol):
     """Runs, artifacts, lineage, metrics, checks and leases; one short transaction a call."""
 
     def find(self, stage_key: str) -> StageHit | None:
@@ -483,6 +527,14 @@ class Catalog(Governance, Protocol):
 
     def close(self) -> None:
         """Give connections back; nothing may be asked after it."""
+        ...
+
+    def manifest(self, artifact: ArtifactRef) -> Manifest:
+        """What a published artifact holds, as the catalog keeps it: the store may have lost it.
+
+        Raises:
+            MissingError: It is not published.
+        """
         ...
 
     def facts(self, artifact: ArtifactRef) -> Mapping[str, Any]:

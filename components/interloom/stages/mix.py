@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from interloom.config.mixture import MixtureConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
-from interloom.ports.catalog import Metric
+from interloom.ports.catalog import Metric, MixtureComponent
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
@@ -42,6 +42,20 @@ class MixResult(StageResult):
     """The packed rows."""
 
     rows: ArtifactRef
+
+    def mixture(self) -> tuple[MixtureComponent, ...]:
+        """Tokens asked and drawn by source, out of the metrics."""
+        values = {metric.name: metric.value for metric in self.metrics}
+        prefix = "mix/epochs/"
+        return tuple(
+            MixtureComponent(
+                source=name,
+                tokens_asked=int(values[f"mix/asked/{name}"]),
+                tokens_drawn=int(values[f"mix/drawn/{name}"]),
+                epochs=values[f"{prefix}{name}"],
+            )
+            for name in (key.removeprefix(prefix) for key in values if key.startswith(prefix))
+        )
 
 
 def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixResult:

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from interloom.core.errors import InterloomError
-from interloom_flows.cli import deploying, machine, records, running, screen, speaking, taking_in
+from interloom_flows.cli import (
+    ancestry,
+    data,
+    deploying,
+    governing,
+    machine,
+    records,
+    running,
+    screen,
+    speaking,
+    taking_in,
+)
 from interloom_flows.cli.outcome import INTERRUPTED, conclude
 
 app = typer.Typer(
@@ -26,8 +37,11 @@ app.command("run")(running.run)
 app.command("plan")(running.plan)
 app.command("evaluate")(running.evaluate)
 app.command("runs")(records.runs)
-app.command("lineage")(records.lineage)
+app.command("lineage")(ancestry.lineage)
 app.command("diff")(records.diff)
+app.command("takedown")(governing.takedown)
+app.command("verify")(governing.verify)
+app.command("reconcile")(governing.reconcile)
 app.command("tokenize")(speaking.tokenize)
 app.command("speak")(speaking.speak)
 app.command("chat")(speaking.chat)
@@ -35,7 +49,7 @@ app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
 app.command("deploy")(deploying.deploy)
 app.add_typer(taking_in.app, name="ingest")
-app.add_typer(records.data_app, name="data")
+app.add_typer(data.app, name="data")
 
 
 def _print_version(*, is_asked: bool) -> None:

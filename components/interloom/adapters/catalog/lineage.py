@@ -120,12 +120,20 @@ class Lineage(Room):
         Raises:
             MissingError: It is not published.
         """
+        return self.manifest(artifact).facts
+
+    def manifest(self, artifact: ArtifactRef) -> Manifest:
+        """What a published artifact holds.
+
+        Raises:
+            MissingError: It is not published.
+        """
         wanted = select(t.artifact.c.manifest_json).where(t.artifact.c.id == artifact.id)
         with self._database.transaction(writes=False) as connection:
             manifest_json = connection.execute(wanted).scalar_one_or_none()
         if manifest_json is None:
             raise MissingError(f"{artifact} is not published")
-        return Manifest.from_json(manifest_json.encode()).facts
+        return Manifest.from_json(manifest_json.encode())
 
 
 def _origin(run_id: str) -> sa.ScalarSelect[Any]:
