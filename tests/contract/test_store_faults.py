@@ -561,5 +561,5 @@ def test_a_missing_artifact_is_missing_whatever_the_way(s3: S3Server, tmp_path: 
     with ThreadPoolExecutor(4) as pool:
         refs = [ArtifactRef(KIND, f"{index:064d}") for index in range(8)]
         assert list(pool.map(store.holds, refs)) == [False] * 8
-    with pytest.raises(MissingError, match="does not hold text_corpus"):
+    with pytest.raises(MissingError, match="does not hold artifact"):
         store.manifest(refs[0])

@@ -87,15 +87,16 @@ class FolderStore:
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""
-        path = self._manifest_path(ref)
+        return of_kind(self.manifest_by_id(ref.id), ref)
+
+    def manifest_by_id(self, artifact_id: str) -> Manifest:
+        """A manifest, its bytes checked against the id."""
+        path = self.root / manifest_key(artifact_id)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise MissingError(
-                f"the store at {self.root} does not hold {ref}; "
-                "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
-            ) from None
-        return checked_manifest(data, ref, str(path))
+            raise not_held(self.url, artifact_id) from None
+        return checked_manifest(data, artifact_id, str(path))
 
     def local_path(self, shard: Shard) -> Path:
         """The object's own read-only file, its bytes checked on this store's first read."""
@@ -218,7 +219,7 @@ class FolderStore:
             target.replace(folder / f"{target.parent.name}{target.name}-{time.time_ns()}")
 
     def _manifest_path(self, ref: ArtifactRef) -> Path:
-        return self.root / manifest_key(ref)
+        return self.root / manifest_key(ref.id)
 
     def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
         """Damages as they are found, the tree's first."""
@@ -271,21 +272,40 @@ def object_key(md5: str) -> str:
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
-def manifest_key(ref: ArtifactRef) -> str:
+def manifest_key(artifact_id: str) -> str:
     """Where the manifest of an artifact lies, below the root."""
-    return f"manifests/{ref.id}.json"
+    return f"manifests/{artifact_id}.json"
 
 
-def checked_manifest(data: bytes, ref: ArtifactRef, address: str) -> Manifest:
-    """Read the bytes found at ``address`` as the manifest of ``ref``.
+def not_held(url: str, artifact_id: str) -> MissingError:
+    """What to raise for a manifest that is not there."""
+    return MissingError(
+        f"the store at {url} does not hold artifact {artifact_id[:12]}; "
+        "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
+    )
+
+
+def checked_manifest(data: bytes, artifact_id: str, address: str) -> Manifest:
+    """Read the bytes found at ``address`` as the manifest with this id.
 
     Raises:
         DataError: They are not.
     """
     digest = hashlib.sha256(data).hexdigest()
-    if digest != ref.id:
-        raise DataError(f"the manifest {address} is corrupt: sha256 {digest}, expected {ref.id}")
-    manifest = Manifest.from_json(data)
+    if digest != artifact_id:
+        raise DataError(
+            f"the manifest {address} is corrupt: sha256 {digest}, expected {artifact_id}; "
+            "interloom data heal writes it anew"
+        )
+    return Manifest.from_json(data)
+
+
+def of_kind(manifest: Manifest, ref: ArtifactRef) -> Manifest:
+    """The manifest, if it is of the kind that is asked for.
+
+    Raises:
+        DataError: It is not.
+    """
     if manifest.kind is not ref.kind:
         raise DataError(f"{ref} is asked for as {ref.kind}, but it holds {manifest.kind}")
     return manifest

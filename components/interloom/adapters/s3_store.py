@@ -20,7 +20,9 @@ from interloom.adapters.folder_store import (
     FolderStore,
     checked_manifest,
     manifest_key,
+    not_held,
     object_key,
+    of_kind,
     raise_first,
     sampled,
     shards_by_digest,
@@ -118,14 +120,15 @@ class S3Store:
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""
-        key = manifest_key(ref)
-        data = self._read(key, lambda data: hashlib.sha256(data).hexdigest() == ref.id)
+        return of_kind(self.manifest_by_id(ref.id), ref)
+
+    def manifest_by_id(self, artifact_id: str) -> Manifest:
+        """A manifest, its bytes checked against the id."""
+        key = manifest_key(artifact_id)
+        data = self._read(key, lambda data: hashlib.sha256(data).hexdigest() == artifact_id)
         if data is None:
-            raise MissingError(
-                f"the store at {self.url} does not hold {ref}; "
-                "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
-            )
-        return checked_manifest(data, ref, f"{self.url}/{key}")
+            raise not_held(self.url, artifact_id)
+        return checked_manifest(data, artifact_id, f"{self.url}/{key}")
 
     def local_path(self, shard: Shard) -> Path:
         """The shard's file in the cache; fetched and checked if it is not there."""
@@ -156,7 +159,7 @@ class S3Store:
 
     def holds(self, ref: ArtifactRef) -> bool:
         """Whether the artifact was committed; says nothing of its shards' bytes."""
-        return self._bucket.head(self._prefix + manifest_key(ref)) is not None
+        return self._bucket.head(self._prefix + manifest_key(ref.id)) is not None
 
     def admit(
         self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
@@ -167,7 +170,7 @@ class S3Store:
         for damage in found:
             if damage.path != TREE:
                 shard = manifest.shard(damage.path)
-                self._keep_object(fetch(shard), shard)
+                self._keep_object(self._copy_of(shard, fetch), shard)
         self._keep_artifact(manifest)
         return found
 
@@ -190,6 +193,12 @@ class S3Store:
         """Remove what killed drafts left on this machine."""
         return self._cache.sweep(grace_s=grace_s)
 
+    def _copy_of(self, shard: Shard, fetch: Callable[[Shard], Path]) -> Path:
+        """Right bytes for an object that is not: from the cache of this machine, or fetched."""
+        with suppress(MissingError, DataError):
+            return self._cache.local_path(shard)
+        return fetch(shard)
+
     def _keep_object(self, source: Path, shard: Shard) -> None:
         """Write a shard, unless the same bytes were written there lately."""
         key = self._prefix + object_key(shard.md5)
@@ -204,7 +213,7 @@ class S3Store:
         """Write the tree and then, unless it is there, the manifest."""
         tree, data = tree_md5(manifest.shards), tree_json(manifest.shards)
         self._bucket.write(self._prefix + object_key(tree), data)
-        below, data = manifest_key(manifest.ref), manifest.to_json()
+        below, data = manifest_key(manifest.ref.id), manifest.to_json()
         key = self._prefix + below
         if not self._needs_conditional_writes:
             self._bucket.write(key, data)

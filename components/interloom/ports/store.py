@@ -110,6 +110,10 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def manifest_by_id(self, artifact_id: str) -> Manifest:
+        """The manifest of an artifact whose kind is not known; errors are those of ``manifest``."""
+        ...
+
     def local_path(self, shard: Shard) -> Path:
         """A local read-only file with the shard's bytes, fetched if need be.
 

@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from interloom.adapters.folder_store import FolderStore, manifest_key, object_key
+from interloom.adapters.folder_store import (
+    FolderStore,
+    manifest_key,
+    not_held,
+    object_key,
+    of_kind,
+)
 from interloom.adapters.staging import StagedDraft
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError
@@ -56,12 +62,13 @@ class MemoryStore:
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``."""
-        if ref.id not in self._manifests:
-            raise MissingError(f"the store does not hold {ref}")
-        manifest = self._manifests[ref.id]
-        if manifest.kind is not ref.kind:
-            raise DataError(f"{ref} is asked for as {ref.kind}, but it holds {manifest.kind}")
-        return manifest
+        return of_kind(self.manifest_by_id(ref.id), ref)
+
+    def manifest_by_id(self, artifact_id: str) -> Manifest:
+        """The manifest with this id."""
+        if artifact_id not in self._manifests:
+            raise not_held(self.url, artifact_id)
+        return self._manifests[artifact_id]
 
     def local_path(self, shard: Shard) -> Path:
         """A file with the shard's bytes."""
@@ -112,7 +119,7 @@ class MemoryStore:
         for md5, data in self.contents.items():
             yield StoredObject(object_key(md5), len(data), age_s=0.0)
         for manifest in self._manifests.values():
-            yield StoredObject(manifest_key(manifest.ref), len(manifest.to_json()), age_s=0.0)
+            yield StoredObject(manifest_key(manifest.ref.id), len(manifest.to_json()), age_s=0.0)
 
     def remove(self, key: str, *, grace_s: float) -> bool:
         """Forget one object; everything is young."""

@@ -1,0 +1,95 @@
+"""Copies of artifacts between stores: push, and pull from another one's store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from interloom.bootstrap import Services
+from interloom.core.artifacts import ArtifactRef, Manifest, canonical_json
+from interloom.core.ids import new_run_id
+from interloom.ports.catalog import DatasetVersion, RunStart, RunState
+from interloom.ports.store import TREE, ArtifactStore
+from interloom_flows.data.wholeness import manifest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """An artifact that is whole in another store now.
+
+    Attributes:
+        ref: Which.
+        num_shards: How many shards had to be written.
+        num_bytes: Their size.
+    """
+
+    ref: ArtifactRef
+    num_shards: int
+    num_bytes: int
+
+
+def copy(
+    manifests: Sequence[Manifest], source: ArtifactStore, target: ArtifactStore
+) -> list[Copied]:
+    """Copy artifacts in order, leaving out what the target has.
+
+    Raises:
+        MissingError: The source lacks a shard.
+        DataError: The source has other bytes; nothing wrong is written.
+    """
+    target.prepare()
+    return [_copy_one(manifest, source, target) for manifest in manifests]
+
+
+def push(
+    services: Services, versions: Sequence[DatasetVersion], target: ArtifactStore, *, parents: bool
+) -> list[Copied]:
+    """Copy versions into another store.
+
+    Args:
+        services: Where they are.
+        versions: Which.
+        target: Where they go.
+        parents: Copy what they were made from before them.
+    """
+    refs = [version.ref for version in versions]
+    if parents:
+        refs = [*services.catalog.ancestors(refs), *refs]
+    unique = list(dict.fromkeys(refs))
+    manifests = [manifest_of(services.catalog, services.store, ref) for ref in unique]
+    return copy(manifests, services.store, target)
+
+
+def pull_known(
+    services: Services, versions: Sequence[DatasetVersion], source: ArtifactStore
+) -> list[Copied]:
+    """Copy versions that this catalog has published into this store."""
+    manifests = [services.catalog.manifest(version.ref) for version in versions]
+    return copy(manifests, source, services.store)
+
+
+def pull_new(
+    services: Services, ref: ArtifactRef, name: str, source: ArtifactStore
+) -> tuple[Copied, DatasetVersion]:
+    """Copy an artifact of another installation into this store, and publish it under a name.
+
+    It is published in a run of its own. What it was made from stays where it is: the manifest
+    names it, and this catalog does not know it.
+    """
+    catalog, run_id = services.catalog, new_run_id()
+    request = canonical_json({"artifact": f"{ref.kind}:{ref.id}", "from": source.url}).decode()
+    catalog.start_run(RunStart(run_id, "pull", name, request_json=request))
+    try:
+        manifest = source.manifest(ref)
+        [copied] = copy([manifest], source, services.store)
+        version = catalog.publish_dataset(name, manifest, run_id)
+    except BaseException as error:
+        state = RunState.FAILED if isinstance(error, Exception) else RunState.ABORTED
+        catalog.end_run(run_id, state, str(error) or type(error).__name__)
+        raise
+    catalog.end_run(run_id, RunState.COMPLETE)
+    return copied, version
+
+
+def _copy_one(manifest: Manifest, source: ArtifactStore, target: ArtifactStore) -> Copied:
+    written = target.admit(manifest, source.local_path, every_byte=False)
+    shards = [manifest.shard(damage.path) for damage in written if damage.path != TREE]
+    return Copied(manifest.ref, len(shards), sum(shard.num_bytes for shard in shards))
