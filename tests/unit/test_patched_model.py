@@ -3,11 +3,22 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from interloom.config.language_model import LanguageModelConfig
-from interloom.config.patches import PatchConfig
+from interloom.config.patches import PatchConfig, PatchWork
 from interloom.language_model.model import Transformer
-from interloom.language_model.patches.model import CrossAttention, PatchedTransformer
+from interloom.language_model.operations import patch_work
+from interloom.language_model.patches.model import (
+    CrossAttention,
+    PatchedTransformer,
+    own_mask,
+    patch_mask,
+    seen_mask,
+    window_mask,
+)
+from interloom.mixture.rows import RowBatch
 
 TEXT, CODES = 20, 12
 SHAPE = LanguageModelConfig(
@@ -173,3 +184,74 @@ def test_the_published_quirk_doubles_the_residual_of_the_cross_attentions() -> N
 
     torch.testing.assert_close(once(states, states, mask), states)
     torch.testing.assert_close(twice(states, states, mask), 2 * states)
+
+
+PAPER = LanguageModelConfig(
+    hidden_size=2048,
+    num_layers=25,
+    num_heads=16,
+    num_kv_heads=16,
+    ffn_size=5632,
+    has_qk_norm=False,
+    has_tied_embeddings=False,
+)
+PAPER_PATCHES = PatchConfig(
+    kind="static",
+    size=4,
+    local_size=1024,
+    encoder_layers=1,
+    decoder_layers=9,
+    local_heads=16,
+    local_ffn_size=2816,
+)
+PAPER_VOCABULARY = 32_508
+
+
+def test_the_paper_s_shape_has_the_paper_s_sizes() -> None:
+    sizes = PAPER_PATCHES.num_parameters(PAPER, PAPER_VOCABULARY)
+
+    billions = {name: round(size / 1e9, 2) for name, size in sizes.items()}
+    assert billions == {"encoder": 0.05, "global": 1.28, "decoder": 0.19}
+
+
+@pytest.mark.parametrize("sub_queries", [1, 2])
+def test_the_parameters_are_counted_without_a_model(sub_queries: int) -> None:
+    config = PATCHES.model_copy(update={"sub_queries": sub_queries})
+    counted = sum(config.num_parameters(SHAPE, TEXT + CODES).values())
+
+    assert counted == sum(parameter.numel() for parameter in model_of(config).parameters())
+
+
+def test_the_operations_are_counted_without_a_model() -> None:
+    tokens, positions, segments = random_row(0, length=64)
+    model = model_of(PATCHES)
+    num_patches = model.cut(tokens, segments).num_patches
+
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter, torch.inference_mode():
+        model.hidden(tokens, positions, segments) @ model.output_weight.T
+
+    work = PatchWork.dense(64, num_patches, sub_queries=PATCHES.sub_queries)
+    counted = PATCHES.forward_flops(SHAPE, TEXT + CODES, work)
+    assert abs(sum(counted.values()) / counter.get_total_flops() - 1) < 0.02
+
+
+def test_the_pairs_that_are_counted_are_those_that_the_masks_let_through() -> None:
+    model = model_of(PATCHES)
+    tokens, positions, segments = random_row(4, length=48)
+    batch = RowBatch(
+        tokens_BL=tokens.numpy(),
+        positions_BL=positions.numpy(),
+        segments_BL=segments.numpy(),
+        is_target_BL=(positions > 0).numpy(),
+        sources_BL=segments.numpy(),
+    )
+
+    work = patch_work(model, batch)
+
+    patches = model.cut(tokens, segments)
+    assert work.patches == patches.num_patches
+    assert work.local_pairs == window_mask(segments, 512).sum()
+    assert work.patch_pairs == own_mask(patches, segments, PATCHES).sum()
+    assert work.global_pairs == patch_mask(patches).sum()
+    assert work.decoder_pairs == seen_mask(patches, segments, PATCHES).sum()

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from interloom.config.base import Frozen
+from interloom.config.patches import PatchConfig
 from interloom.config.training import TrainConfig
 
 
@@ -57,14 +58,18 @@ class LanguageModelConfig(Frozen):
         """Channels of one head."""
         return self.hidden_size // self.num_heads
 
-    def num_parameters(self, vocab_size: int) -> int:
-        """Weights in all, embeddings counted once if tied."""
+    @property
+    def block_parameters(self) -> int:
+        """Weights of one block."""
         kv_size = self.num_kv_heads * self.head_size
         attention = 2 * self.hidden_size * (self.hidden_size + kv_size)
         norms = 2 * self.hidden_size + 2 * self.head_size * self.has_qk_norm
-        block = attention + 3 * self.hidden_size * self.ffn_size + norms
+        return attention + 3 * self.hidden_size * self.ffn_size + norms
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Weights in all, embeddings counted once if tied."""
         tables = vocab_size * self.hidden_size * (1 if self.has_tied_embeddings else 2)
-        return self.num_layers * block + tables + self.hidden_size
+        return self.num_layers * self.block_parameters + tables + self.hidden_size
 
 
 def _preset(hidden: int, layers: int, heads: int, kv: int, ffn: int) -> LanguageModelConfig:
@@ -100,6 +105,7 @@ class PretrainConfig(Frozen):
 
     Attributes:
         model: Its shape.
+        patches: Whether, and how, several speech tokens are one position of it.
         train: Steps, learning rate, ranks.
         rows_per_batch: Rows of one micro-batch on one rank.
         has_activation_checkpointing: Recompute each block in the backward pass.
@@ -107,6 +113,7 @@ class PretrainConfig(Frozen):
     """
 
     model: LanguageModelConfig = LanguageModelConfig()
+    patches: PatchConfig = PatchConfig()
     train: TrainConfig = TrainConfig(
         num_steps=880, learning_rate=2e-3, warmup_steps=20, schedule="linear"
     )

@@ -37,6 +37,11 @@ def build_model(
     )
 
 
+def patches_of(model: AnyTransformer) -> PatchConfig:
+    """The patches that a model was built with."""
+    return model.patching if isinstance(model, PatchedTransformer) else PatchConfig()
+
+
 def growing_rows(model: AnyTransformer, prompts: PaddedRows, *, new_tokens: int) -> GrowingRows:
     """Rows that this model reads and continues."""
     if isinstance(model, PatchedTransformer):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
-from interloom.language_model.attention import KeyValueCache, attend
+from interloom.language_model.attention import Documents, KeyValueCache, Sight, attend
 from interloom.language_model.cross_entropy import chunked_cross_entropy
 
 
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
             The sum of the losses, and the loss of each target (N,) in row-major order, which
             carries no gradient. Full logits are never held.
         """
-        hidden_BTD = self.hidden(tokens_BT, positions_BT, packed_mask(segments_BT))
+        hidden_BTD = self.hidden(tokens_BT, positions_BT, Documents.of(segments_BT))
         predicts_BT = is_target_BT.roll(-1, dims=1)
         return chunked_cross_entropy(
             hidden_BTD[predicts_BT],

@@ -15,7 +15,7 @@ from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError, DataError
-from interloom.language_model.building import AnyTransformer, build_model, growing_rows
+from interloom.language_model.building import AnyTransformer, build_model, growing_rows, patches_of
 from interloom.language_model.growing import PaddedRows
 from interloom.language_model.sampling import Sampling, choose
 from interloom.ports.store import ArtifactStore
@@ -41,7 +41,7 @@ def load_language_model(store: ArtifactStore, ref: ArtifactRef) -> "LanguageMode
     body = json.loads(store.local_path(manifest.shard(CONFIG)).read_text())
     layout = VocabularyLayout.from_dict(body["layout"])
     shape = LanguageModelConfig.model_validate(body["model"])
-    patches = PatchConfig.model_validate(body.get("patches", {}))
+    patches = PatchConfig.model_validate(body["patches"])
     with torch.device("meta"):
         model = build_model(shape, patches, layout)
     weights = load_file(store.local_path(manifest.shard(WEIGHTS)))
@@ -59,6 +59,7 @@ class LanguageModel:
         self.model = model.eval()
         self.layout = layout
         self.max_length = model.config.max_length
+        self.patches = patches_of(model)
 
     def log_likelihoods(self, rows: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """For each row of T ids, T - 1 log-probabilities: those of its ids 1 to T - 1.

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interloom.config.language_model import LanguageModelConfig
+from interloom.config.patches import PatchConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.language_model.runtime import CONFIG, WEIGHTS
 from interloom.ports.store import ArtifactStore
@@ -45,6 +46,7 @@ class StoredModel:
 
     weights: Mapping[str, Tensor]
     config: LanguageModelConfig
+    patches: PatchConfig
     layout: VocabularyLayout
     card: ModelCard
     parents: tuple[ArtifactRef, ...]
@@ -63,7 +65,11 @@ def store_language_model(
             )
             shard.count(parameters=sum(value.numel() for value in model.weights.values()))
         with draft.shard(CONFIG) as shard:
-            body = {"layout": model.layout.to_dict(), "model": model.config.model_dump(mode="json")}
+            body = {
+                "layout": model.layout.to_dict(),
+                "model": model.config.model_dump(mode="json"),
+                "patches": model.patches.model_dump(mode="json"),
+            }
             shard.path.write_text(json.dumps(body, indent=1, sort_keys=True))
         with draft.shard(CARD) as shard:
             shard.path.write_text(model.card.markdown(model.licences))

@@ -3,14 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from interloom.language_model.model import Transformer
+from interloom.language_model.building import AnyTransformer
+from interloom.language_model.operations import training_flops
 from interloom.mixture.examples import Mask
 from interloom.mixture.order import RowOrder
 from interloom.mixture.rows import RowBatch, RowSource
@@ -31,7 +31,7 @@ class LanguageModelTask:
 
     def __init__(
         self,
-        model: Transformer,
+        model: AnyTransformer,
         rows: RowSource,
         layout: VocabularyLayout,
         *,
@@ -56,7 +56,7 @@ class LanguageModelTask:
         self._batches_per_step = batches_per_step
         self._order = RowOrder(rows.num_rows, seed, rows.phase_rows)
         self._pull = _Pull(model.norm)
-        self._flops = _Flops.of(model)
+        self._model = model
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The loss of micro-batch ``index``."""
@@ -74,7 +74,7 @@ class LanguageModelTask:
             late_sums=lambda: _gradient_shares(groups, self._pull.take(batch)),
             rows=tuple(rows),
             num_positions=batch.tokens_BL.size,
-            flops=self._flops.count(batch),
+            flops=training_flops(self._model, batch),
             data_wait_s=data_wait_s,
         )
 
@@ -86,7 +86,7 @@ class LanguageModelTask:
 
 
 def mean_losses(
-    model: Transformer, rows: RowSource, layout: VocabularyLayout, *, rows_per_batch: int
+    model: AnyTransformer, rows: RowSource, layout: VocabularyLayout, *, rows_per_batch: int
 ) -> dict[str, float]:
     """The mean loss of all rows, under the names of the curves; none of what is not there."""
     sums: Counter[str] = Counter()
@@ -179,28 +179,3 @@ class _Pull:
 
     def _keep(self, gradient_BTD: Tensor) -> None:
         self._squares_BT = gradient_BTD.detach().float().square().sum(dim=2)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flops:
-    """Operations of a forward and a backward pass: six a weight and token, and attention's own."""
-
-    per_position: int
-    per_target: int
-    per_pair: int
-
-    @classmethod
-    def of(cls, model: Transformer) -> "_Flops":
-        weights = sum(parameter.numel() for parameter in model.blocks.parameters())
-        config = model.config
-        head = model.vocab_size * config.hidden_size
-        return cls(6 * weights, 6 * head, 12 * config.num_layers * config.hidden_size)
-
-    def count(self, batch: RowBatch) -> float:
-        """Of one micro-batch; a token attends to those before it in its document and to itself."""
-        pairs = int((batch.positions_BL.astype(np.int64) + 1).sum())
-        targets = int(batch.is_target_BL.sum())
-        positions = batch.tokens_BL.size
-        return float(
-            self.per_position * positions + self.per_target * targets + self.per_pair * pairs
-        )

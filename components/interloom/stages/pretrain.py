@@ -12,7 +12,7 @@ from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
-    from interloom.language_model.model import Transformer
+    from interloom.language_model.building import AnyTransformer
     from interloom.mixture.rows import StoredRows
     from interloom.training.loop import Trained
     from interloom.vocabulary.layout import VocabularyLayout
@@ -69,22 +69,23 @@ def pretrain(
         seed=request.seed,
     )
     trained = train(task, config.train, engine=engine, work=work, seed=request.seed)
-    metrics = _metrics(request, rows, layout, trained) + _heldout(request, store, layout, trained)
+    metrics = _metrics(request, rows, trained) + _heldout(request, store, layout, trained)
     model = commit_once(
         ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
     )
     return PretrainResult(model=model, metrics=metrics + trained.curves + trained.telemetry)
 
 
-def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "Transformer":
+def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransformer":
     """The model with weights drawn from the seed."""
     import torch
 
-    from interloom.language_model.model import Transformer
+    from interloom.language_model.building import build_model
 
-    model = Transformer(
+    model = build_model(
         request.config.model,
-        layout.size,
+        request.config.patches,
+        layout,
         has_activation_checkpointing=request.config.has_activation_checkpointing,
         loss_chunk_tokens=request.config.loss_chunk_tokens,
     )
@@ -93,14 +94,14 @@ def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "Transformer
 
 
 def _metrics(
-    request: PretrainRequest, rows: "StoredRows", layout: "VocabularyLayout", trained: "Trained"
+    request: PretrainRequest, rows: "StoredRows", trained: "Trained"
 ) -> tuple[Metric, ...]:
     """What the run came to: the last point of each loss, and how much was seen."""
     config = request.config
     num_rows = config.train.num_steps * config.rows_per_step
     last = {point.name: point.value for point in trained.curves if "loss" in point.name}
     numbers = {
-        "parameters": float(config.model.num_parameters(layout.size)),
+        "parameters": float(sum(value.numel() for value in trained.weights.values())),
         "positions_seen": float(num_rows * rows.row_length),
         "epochs": num_rows / rows.num_rows,
     }
@@ -146,6 +147,7 @@ def _store(
         StoredModel(
             weights=trained.weights,
             config=request.config.model,
+            patches=request.config.patches,
             layout=layout,
             card=card,
             parents=(request.rows,),

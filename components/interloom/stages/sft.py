@@ -135,6 +135,7 @@ def _store(
     model = StoredModel(
         weights=trained.weights,
         config=base.model.config,
+        patches=base.patches,
         layout=base.layout,
         card=card,
         parents=inputs,

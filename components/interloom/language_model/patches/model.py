@@ -76,7 +76,7 @@ class PatchEncoder(nn.Module):
     def __init__(self, config: PatchConfig, shape: LanguageModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.local = local_shape(config, shape)
+        self.local = config.local_shape(shape)
         self.embedding = nn.Embedding(vocab_size, config.local_size)
         self.blocks = nn.ModuleList(Block(self.local) for _ in range(config.encoder_layers))
         width = config.sub_queries * config.local_size
@@ -119,7 +119,7 @@ class PatchDecoder(nn.Module):
     def __init__(self, config: PatchConfig, shape: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.local = local_shape(config, shape)
+        self.local = config.local_shape(shape)
         width = config.sub_queries * config.local_size
         self.narrow = nn.Linear(shape.hidden_size, width, bias=False)
         self.crosses = nn.ModuleList(
@@ -239,21 +239,14 @@ class PatchedTransformer(nn.Module):
         return static_patches(tokens_BT >= self.speech_offset, segments_BT, self.patching.size)
 
     @property
+    def norm(self) -> nn.Module:
+        """The norm that gives the last states."""
+        return self.decoder.norm
+
+    @property
     def output_weight(self) -> Tensor:
         """The matrix (V, L) that gives logits."""
         return self.head.weight
-
-
-def local_shape(config: PatchConfig, shape: LanguageModelConfig) -> LanguageModelConfig:
-    """The blocks of the local models."""
-    return shape.model_copy(
-        update={
-            "hidden_size": config.local_size,
-            "num_heads": config.local_heads,
-            "num_kv_heads": config.local_heads,
-            "ffn_size": config.local_ffn_size,
-        }
-    )
 
 
 def pooled(states_BTL: Tensor, patches: Patches) -> Tensor:
