@@ -86,6 +86,7 @@ class _Server:
         self._client = client
         self._file = file
         self._applies = applies
+        self._pull = [dict(step) for step in file.pull]
         self._template = _read_template(root / file.around.base_job_template)
 
     def changes(self) -> Iterator[Change]:
@@ -162,7 +163,7 @@ class _Server:
 
         flow: Flow[..., Any] = load_flow_from_entrypoint(wanted.entrypoint)
         name = f"{flow.name}/{wanted.name}"
-        shall = _fields(wanted)
+        shall = _fields(wanted) | {"pull": self._pull}
         try:
             there = self._client.read_deployment_by_name(name)
         except ObjectNotFound:
@@ -198,6 +199,7 @@ class _Server:
             entrypoint=wanted.entrypoint,
             parameter_openapi_schema=parameter_schema(flow.fn).model_dump_for_openapi(),
             job_variables=dict(wanted.work_pool.job_variables),
+            pull_steps=self._pull,
         )
 
     def _automation(self) -> Iterator[Change]:
@@ -262,6 +264,7 @@ def _fields_there(there: Any) -> dict[str, Any]:
         "work pool": there.work_pool_name,
         "queue": there.work_queue_name,
         "job variables": there.job_variables or {},
+        "pull": there.pull_steps or [],
         "schedules": [_schedule_there(entry.schedule) for entry in there.schedules],
     }
 

@@ -58,6 +58,7 @@ class DeploymentFile(Frozen):
     """The whole of ``prefect.yaml``."""
 
     name: str
+    pull: tuple[Mapping[str, Any], ...]
     deployments: tuple[Deployment, ...]
     definitions: Definitions
 

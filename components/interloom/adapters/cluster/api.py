@@ -180,7 +180,8 @@ def _client() -> Any:
         if "KUBERNETES_SERVICE_HOST" in environment() and "KUBECONFIG" not in environment():
             config.load_incluster_config(client_configuration=settings)
         else:
-            config.load_kube_config(client_configuration=settings)
+            named = environment().get("KUBECONFIG")  # the client reads it only when imported
+            config.load_kube_config(named, client_configuration=settings)
     except (config.ConfigException, OSError, ValueError) as error:
         raise ConfigError(
             f"no cluster is known: {_short(error)}; set KUBECONFIG to a kubeconfig file"
