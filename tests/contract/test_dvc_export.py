@@ -59,7 +59,7 @@ def test_the_file_names_the_tree_its_size_and_our_artifact(store: FolderStore) -
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "two words", "a..b", "n" * 300])
 def test_a_name_that_is_no_folders_is_refused(store: FolderStore, name: str) -> None:
-    with pytest.raises(ConfigError, match="an export needs a name of up to 128 letters"):
+    with pytest.raises(ConfigError, match="a name is up to 128 letters"):
         dvc_file(published(store), name)
 
 

@@ -229,6 +229,10 @@ def test_what_this_store_lost_is_pulled_again(
         (["pull", "nothing.dvc", "--from", "there"], 65, "nothing.dvc cannot be read"),
         (["pull", "corpus", "--from", "there"], 69, "no dataset is called 'corpus'"),
         (["verify", "corpus@2"], 69, "corpus"),
+        (["import-url", "https://me:x@h/y", "--name", "n"], 64, "holds credentials or options"),
+        (["import-url", "raw", "--name", "../n"], 64, "a name is up to 128"),
+        (["import-url", "raw", "--name", "n" * 300], 64, "... of 300 characters"),
+        (["pull", "x.dvc", "--from", "there", "--name", "a..b"], 64, "without '..', got 'a..b'"),
         (["gc", "--keep", "0"], 2, "Invalid value for '--keep'"),
     ],
 )

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from interloom.config.s3 import S3Settings
-from interloom.core.artifacts import ArtifactRef, Manifest, parse_ref, tree_md5
+from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, parse_ref, tree_md5
 from interloom.core.errors import ConfigError, DataError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 128
+# What tells a version of the source: dvc takes the first that the server gives.
+VERSIONS = ("etag", "md5", "checksum", "version_id")
 _ARTIFACT = re.compile(r'^  artifact: "(\w+:[0-9a-f]{64})"$', re.MULTILINE)
 
 
@@ -23,7 +25,7 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME or ".." in name:
         shown = name if len(name) <= _MAX_NAME else f"{name[:32]}... of {len(name)} characters"
         raise ConfigError(
-            f"an export needs a name of up to {_MAX_NAME} letters, digits, '.', '_' and '-', "
+            f"a name is up to {_MAX_NAME} letters, digits, '.', '_' and '-', "
             f"without '..', got {shown!r}"
         )
     return name
@@ -49,6 +51,32 @@ def dvc_file(manifest: Manifest, name: str) -> str:
         f"  nfiles: {len(manifest.shards)}\n"
         "  hash: md5\n"
         f"  path: {json.dumps(name)}\n"
+    )
+
+
+def external_dvc_file(manifest: Manifest, name: str) -> str:
+    """The text of ``NAME.dvc`` for such an artifact: ``dvc update NAME.dvc`` fetches it.
+
+    Raises:
+        ConfigError: The name cannot be a folder's.
+    """
+    checked_name(name)
+    facts = {key: str(value) for key, value in manifest.facts.items()}
+    version = "".join(
+        f"  {key}: '{facts[key]}'\n" if key in VERSIONS else f"  {key}: {facts[key]}\n"
+        for key in ("size", "nfiles", *VERSIONS)
+        if key in facts
+    )
+    return (
+        f"desc: 'Interloom artifact {manifest.kind}:{manifest.ref.id}'\n"
+        "frozen: true\n"
+        "deps:\n"
+        f"- path: '{facts['url']}'\n"
+        f"{version}"
+        "  hash: md5\n"
+        "outs:\n"
+        f"- path: {name}\n"
+        "  hash: md5\n"
     )
 
 
@@ -101,7 +129,9 @@ def export_dvc(manifest: Manifest, name: str, folder: Path, *, remote: Mapping[s
     Raises:
         ConfigError: The name cannot be a folder's, or nothing can be written there.
     """
-    text = dvc_file(manifest, name)
+    text = (external_dvc_file if manifest.kind is ArtifactKind.EXTERNAL else dvc_file)(
+        manifest, name
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         make_repository(folder, remote)

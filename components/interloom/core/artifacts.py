@@ -29,6 +29,7 @@ class ArtifactKind(StrEnum):
     DIALOGUE_CORPUS = "dialogue_corpus"
     TASKS = "tasks"
     INGEST_REPORT = "ingest_report"
+    EXTERNAL = "external"  # the address and version of data that stays where it is
     TEXT_TOKENIZER = "text_tokenizer"
     SPEECH_TOKENS = "speech_tokens"
     INTERLEAVED = "interleaved"

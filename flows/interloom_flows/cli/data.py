@@ -152,8 +152,32 @@ def export(
             remote=remote_options(services.store.url, services.settings.s3),
         )
         needs_keys = services.store.url.startswith("s3://")
+    if version.ref.kind.value == "external":
+        _say(f"{path}; fetch it: cd {to} && dvc update {path.name}")
+        return
     keys = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, then " if needs_keys else ""
     _say(f"{path}; fetch it: {keys}cd {to} && dvc pull")
+
+
+@app.command("import-url")
+def import_url(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="A path, or what DVC reads: s3://, https://, ...")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Publish it under this name.")],
+    licence: Annotated[
+        str, typer.Option(metavar="SPDX", help="Of what is there.")
+    ] = "LicenseRef-unknown",
+) -> None:
+    """Publish data that stays where it is: its address and version are kept, nothing is copied."""
+    from interloom.adapters.dvc_export import checked_name
+    from interloom_flows.data.copies import register
+
+    with opened() as services, screen.err().status(f"Asking for the version of {name}"):
+        version = register(services, url, checked_name(name), licence=licence)
+        facts = services.catalog.facts(version.ref)
+    _say(f"{version.name}@{version.version}: {facts['url']}, {facts.get('size', '?')} bytes")
+    _say(f"fetch it: interloom data export {version.name} --to DIR && cd DIR && dvc update *.dvc")
 
 
 @app.command("verify")

@@ -1,12 +1,13 @@
-"""Copies of artifacts between stores: push, and pull from another one's store."""
+"""Copies of artifacts between stores, and data that is not copied: push, pull, import."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from interloom.bootstrap import Services
 from interloom.core.artifacts import ArtifactRef, Manifest, canonical_json
 from interloom.core.ids import new_run_id
-from interloom.ports.catalog import DatasetVersion, RunStart, RunState
+from interloom.ports.catalog import Catalog, DatasetVersion, RunStart, RunState
 from interloom.ports.store import TREE, ArtifactStore
 from interloom_flows.data.wholeness import manifest_of
 
@@ -74,19 +75,37 @@ def pull_new(
     It is published in a run of its own. What it was made from stays where it is: the manifest
     names it, and this catalog does not know it.
     """
-    catalog, run_id = services.catalog, new_run_id()
-    request = canonical_json({"artifact": f"{ref.kind}:{ref.id}", "from": source.url}).decode()
-    catalog.start_run(RunStart(run_id, "pull", name, request_json=request))
-    try:
+    request = {"artifact": f"{ref.kind}:{ref.id}", "from": source.url}
+    with _run_of(services.catalog, "pull", name, request) as run_id:
         manifest = source.manifest(ref)
         [copied] = copy([manifest], source, services.store)
-        version = catalog.publish_dataset(name, manifest, run_id)
+        version = services.catalog.publish_dataset(name, manifest, run_id)
+    return copied, version
+
+
+def register(services: Services, url: str, name: str, *, licence: str) -> DatasetVersion:
+    """Publish the address and version of data that stays where it is, in a run of its own."""
+    from interloom.adapters.dvc_import import plain_address, register_url
+
+    request = {"url": plain_address(url)}
+    with _run_of(services.catalog, "import_url", name, request) as run_id:
+        ref = register_url(services.store, url, services.settings.s3, licence=licence)
+        return services.catalog.publish_dataset(name, services.store.manifest(ref), run_id)
+
+
+@contextmanager
+def _run_of(catalog: Catalog, job: str, name: str, request: Mapping[str, str]) -> Iterator[str]:
+    """A run in the catalog that ends as the block does; gives its id."""
+    run_id = new_run_id()
+    body = canonical_json(dict(request)).decode()
+    catalog.start_run(RunStart(run_id, job, name, request_json=body))
+    try:
+        yield run_id
     except BaseException as error:
         state = RunState.FAILED if isinstance(error, Exception) else RunState.ABORTED
         catalog.end_run(run_id, state, str(error) or type(error).__name__)
         raise
     catalog.end_run(run_id, RunState.COMPLETE)
-    return copied, version
 
 
 def _copy_one(manifest: Manifest, source: ArtifactStore, target: ArtifactStore) -> Copied:
