@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interloom.core.errors import ConfigError
-from interloom.language_model.patches.cutting import patch_lengths, static_patches
+from interloom.language_model.patches.cutting import Patches, static_cuts, static_patches
 
 RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=1, max_size=8)
 """Documents of one row: for each, whether its tokens are speech, and how many they are."""
@@ -34,12 +34,18 @@ def lengths_by_hand(is_speech: list[bool], segments: list[int], size: int) -> li
     return lengths
 
 
+def lengths_of(patches: Patches) -> list[list[int]]:
+    """Tokens of each patch, 0 past a row's last."""
+    numbers = range(patches.num_patches)
+    return [[row.count(n) for n in numbers] for row in patches.number_BT.tolist()]
+
+
 def test_speech_is_cut_every_two_tokens_and_all_else_is_a_patch_of_one() -> None:
     is_speech, segments = row_of([(False, 2), (True, 5), (False, 1), (True, 2)], [0, 0, 0, 0])
 
     patches = static_patches(is_speech, segments, 2)
 
-    assert patch_lengths(patches).tolist() == [[1, 1, 2, 2, 1, 1, 2]]
+    assert lengths_of(patches) == [[1, 1, 2, 2, 1, 1, 2]]
     assert patches.number_BT.tolist() == [[0, 1, 2, 2, 3, 3, 4, 5, 6, 6]]
 
 
@@ -48,7 +54,7 @@ def test_no_patch_crosses_documents_and_places_begin_anew() -> None:
 
     patches = static_patches(is_speech, segments, 2)
 
-    assert patch_lengths(patches).tolist() == [[2, 1, 2, 1]]
+    assert lengths_of(patches) == [[2, 1, 2, 1]]
     assert patches.segments_BP.tolist() == [[7, 7, 8, 8]]
     assert patches.positions_BP.tolist() == [[0, 1, 0, 1]]
 
@@ -67,7 +73,7 @@ def test_rows_with_fewer_patches_are_filled_with_patches_of_nothing() -> None:
 
     patches = static_patches(is_speech, torch.zeros(2, 4, dtype=torch.long), 4)
 
-    assert patch_lengths(patches).tolist() == [[4, 0, 0, 0], [1, 1, 1, 1]]
+    assert lengths_of(patches) == [[4, 0, 0, 0], [1, 1, 1, 1]]
     assert patches.segments_BP.tolist() == [[0, -1, -1, -1], [0, 0, 0, 0]]
 
 
@@ -81,7 +87,7 @@ def test_lengths_equal_those_of_the_rule_token_by_token(
     patches = static_patches(is_speech, segments, size)
 
     expected = lengths_by_hand(is_speech[0].tolist(), segments[0].tolist(), size)
-    assert patch_lengths(patches)[0].tolist() == expected
+    assert lengths_of(patches)[0] == expected
 
 
 def test_ten_thousand_random_rows_are_cut_as_by_hand() -> None:
@@ -91,10 +97,10 @@ def test_ten_thousand_random_rows_are_cut_as_by_hand() -> None:
         is_speech = torch.from_numpy(rng.random((1, length)) < rng.random())
         segments = torch.from_numpy(np.sort(rng.integers(0, 4, (1, length))))
 
-        lengths = patch_lengths(static_patches(is_speech, segments, size))
+        cuts = static_cuts(is_speech, segments, size)
 
         expected = lengths_by_hand(is_speech[0].tolist(), segments[0].tolist(), size)
-        assert lengths[0].tolist() == expected
+        assert cuts.lengths_M.tolist() == expected
 
 
 @given(RUNS, st.integers(1, 4), st.integers(0, 60))

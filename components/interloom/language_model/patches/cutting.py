@@ -53,38 +53,66 @@ def static_patches(is_speech_BT: Tensor, segments_BT: Tensor, size: int) -> Patc
     Raises:
         ConfigError: ``size`` is below 1.
     """
+    cuts = static_cuts(is_speech_BT, segments_BT, size)
+    number_M = torch.arange(len(cuts.lengths_M), device=cuts.lengths_M.device)
+    number_N = number_M.repeat_interleave(cuts.lengths_M, output_size=is_speech_BT.numel())
+    starts_M = cuts.lengths_M.cumsum(0) - cuts.lengths_M
+    is_closed_N = torch.zeros_like(is_speech_BT).flatten()
+    is_closed_N[(starts_M + cuts.lengths_M - 1)[cuts.is_whole_M]] = True
+    return _by_row(
+        number_N.view(is_speech_BT.shape), is_closed_N.view(is_speech_BT.shape), segments_BT
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cuts:
+    """The M patches of all rows, row after row.
+
+    Attributes:
+        lengths_M: Tokens of each; they sum to all tokens.
+        is_whole_M: Whether it has all the tokens that its kind of patch can have.
+    """
+
+    lengths_M: Tensor
+    is_whole_M: Tensor
+
+
+def static_cuts(is_speech_BT: Tensor, segments_BT: Tensor, size: int) -> Cuts:
+    """The same as lengths alone; R runs of one modality in one document.
+
+    Raises:
+        ConfigError: ``size`` is below 1.
+    """
     if size < 1:
         raise ConfigError(f"a patch holds at least 1 speech token, got {size}")
-    places_T = torch.arange(is_speech_BT.shape[1], device=is_speech_BT.device)
-    begins_document = torch.ones_like(is_speech_BT)
-    begins_document[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
-    follows_speech = torch.zeros_like(is_speech_BT)
-    follows_speech[:, 1:] = is_speech_BT[:, :-1]
-    begins_run = is_speech_BT & (begins_document | ~follows_speech)
-    offset_BT = places_T - _last_seen(begins_run, places_T)
-    begins = ~is_speech_BT | (offset_BT % size == 0)
-    is_closed = ~is_speech_BT | (offset_BT % size == size - 1)
-    number_BT = begins.cumsum(dim=1) - 1
-    return _patches(number_BT, is_closed, segments_BT, begins_document)
+    is_speech_N = is_speech_BT.flatten()
+    begins_run = _begins_document(segments_BT).flatten()
+    begins_run[1:] |= is_speech_N[1:] != is_speech_N[:-1]
+    starts_R = begins_run.nonzero()[:, 0]
+    runs_R = starts_R.diff(append=starts_R.new_tensor([len(is_speech_N)]))
+    limit_R = torch.where(is_speech_N[starts_R], size, 1)
+    count_R = (runs_R + limit_R - 1) // limit_R
+    last_R = count_R.cumsum(0) - 1
+    rest_R = runs_R - (count_R - 1) * limit_R
+    lengths_M = limit_R.repeat_interleave(count_R, output_size=int(last_R[-1]) + 1)
+    lengths_M[last_R] = rest_R
+    is_whole_M = torch.ones_like(lengths_M, dtype=torch.bool)
+    is_whole_M[last_R] = rest_R == limit_R
+    return Cuts(lengths_M, is_whole_M)
 
 
-def patch_lengths(patches: Patches) -> Tensor:
-    """Tokens of each patch, (B, P); they sum to T, and past a row's last patch they are 0."""
-    lengths = torch.zeros_like(patches.segments_BP)
-    return lengths.scatter_add(1, patches.number_BT, torch.ones_like(patches.number_BT))
+def _begins_document(segments_BT: Tensor) -> Tensor:
+    """The first token of each document, (B, T)."""
+    begins = torch.ones_like(segments_BT, dtype=torch.bool)
+    begins[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    return begins
 
 
-def _patches(
-    number_BT: Tensor, is_closed_BT: Tensor, segments_BT: Tensor, begins_document_BT: Tensor
-) -> Patches:
-    """Carry documents and places over from tokens to patches."""
+def _by_row(number_BT: Tensor, is_closed_BT: Tensor, segments_BT: Tensor) -> Patches:
+    """Patches counted in each row for itself, rows of as many patches as the longest has."""
+    number_BT = number_BT - number_BT[:, :1]
     shape = (len(number_BT), int(number_BT[:, -1].max()) + 1)
-    first_BT = _last_seen(begins_document_BT, number_BT)
+    first_BT = torch.where(_begins_document(segments_BT), number_BT, 0).cummax(dim=1).values
     segments_BP = number_BT.new_full(shape, -1).scatter(1, number_BT, segments_BT.long())
     positions_BP = number_BT.new_zeros(shape).scatter(1, number_BT, number_BT - first_BT)
     return Patches(number_BT, is_closed_BT, segments_BP, positions_BP)
-
-
-def _last_seen(is_mark_BT: Tensor, values: Tensor) -> Tensor:
-    """The value at the last mark up to each token, for values that never fall along a row."""
-    return torch.where(is_mark_BT, values, 0).cummax(dim=1).values

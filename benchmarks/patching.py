@@ -1,0 +1,116 @@
+"""Cutting rows into patches: Interloom against a loop over tokens.
+
+The peer is the released Latent Speech-Text code's static rule re-stated from its description: one
+pass of plain Python over the tokens of a row. Both give the same lengths.
+
+    python benchmarks/patching.py
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from interloom.language_model.patches.cutting import static_cuts
+
+Lengths = list[int]
+
+TURNS = 5
+SPEECH_OFFSET = 1000
+CONFIGS = (
+    {"rows": 64, "tokens": 4096, "patch size": 2},
+    {"rows": 64, "tokens": 4096, "patch size": 4},
+)
+
+
+def rows_of(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and documents: runs of 20 tokens, two thirds of them speech, documents of 400."""
+    rng = np.random.Generator(np.random.Philox(7))
+    runs, documents = (
+        np.stack(
+            [
+                np.searchsorted(
+                    np.cumsum(rng.geometric(1 / mean, tokens)), np.arange(tokens), side="right"
+                )
+                for _ in range(rows)
+            ]
+        )
+        for mean in (20, 400)
+    )
+    ids = np.where(runs % 3 != 0, SPEECH_OFFSET, 0) + rng.integers(0, 500, runs.shape)
+    return torch.from_numpy(ids), torch.from_numpy(documents)
+
+
+def by_loop(ids: Sequence[Sequence[int]], documents: Sequence[Sequence[int]], size: int) -> Lengths:
+    """Lengths of the patches of all rows, token by token."""
+    lengths: Lengths = []
+    for row, numbers in zip(ids, documents, strict=True):
+        room, last = 0, -1
+        for token, number in zip(row, numbers, strict=True):
+            is_speech = token >= SPEECH_OFFSET
+            if is_speech and room and number == last:
+                lengths[-1] += 1
+                room -= 1
+            else:
+                lengths.append(1)
+                room = size - 1 if is_speech else 0
+            last = number
+    return lengths
+
+
+def rate(cut: Callable[[], object], tokens: int) -> float:
+    """Tokens a second."""
+    started_s = time.perf_counter()
+    cut()
+    return tokens / (time.perf_counter() - started_s)
+
+
+def compare(config: dict[str, int]) -> dict[str, object]:
+    """Both sides in turns over the same rows."""
+    size, total = config["patch size"], config["rows"] * config["tokens"]
+    ids, documents = rows_of(config["rows"], config["tokens"])
+    listed = ids.tolist(), documents.tolist()
+
+    def ours() -> torch.Tensor:
+        return static_cuts(ids >= SPEECH_OFFSET, documents, size).lengths_M
+
+    if ours().tolist() != by_loop(*listed, size):
+        raise SystemExit("the lengths differ")
+    sides: dict[str, Callable[[], object]] = {
+        "interloom": ours,
+        "token loop": lambda: by_loop(*listed, size),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(TURNS):
+        for name, side in sides.items():
+            rates[name].append(rate(side, total))
+    shown = {name: summary(values) for name, values in rates.items()}
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return config | shown | {"ratio": round(medians["interloom"] / medians["token loop"], 2)}
+
+
+def summary(rates: Sequence[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {
+        "median": round(statistics.median(rates)),
+        "min": round(min(rates)),
+        "max": round(max(rates)),
+    }
+
+
+def main() -> None:
+    """Print one line a configuration, then the figure as JSON."""
+    torch.set_num_threads(1)
+    configs = [compare(config) for config in CONFIGS]
+    for config in configs:
+        print(config)
+    worst = min(float(str(config["ratio"])) for config in configs)
+    body = {"figure": "patching", "unit": "tokens/s", "configs": configs, "ratio": worst}
+    print(json.dumps(body))
+
+
+if __name__ == "__main__":
+    main()
