@@ -72,7 +72,7 @@ def _documents(count: int) -> list[dict[str, Any]]:
             "source": "world",
             "licence": "CC0-1.0",
             "may_interleave": True,
-            "facts": [],
+            "facts": ["fox-home"] if i % 3 == 0 else [],
         }
         for i in range(count)
     ]
@@ -455,3 +455,26 @@ def test_codes_outside_the_codebook_name_their_utterance() -> None:
 
     with pytest.raises(DataError, match=r"utterance 'u': speech codes must lie in \[0, 16\)"):
         list(speech_examples([{"id": "u", "codes": [16], "licence": "CC0-1.0"}], layout))
+
+
+def test_filler_holds_the_documents_without_facts_and_text_the_others(tmp_path: Path) -> None:
+    share, rest = {"kind": "share", "share": 0.4}, {"kind": "rest"}
+    world = _world(
+        total_tokens=2000,
+        text={"budget": share, "max_epochs": 64},
+        filler={"budget": rest, "max_epochs": 64},
+        speech=None,
+        transcribe=None,
+        speak=None,
+        interleaved=None,
+    )
+
+    result = mix(world.request, store=world.store, work=Workspace(tmp_path))
+
+    rows = load_rows(world.store, result.rows)
+    found = {(o.source, o.document_id) for row in range(rows.num_rows) for o in rows.origins(row)}
+    assert {source for source, _ in found} == {"text", "filler"}
+    for source, document in found:
+        assert (int(document.removeprefix("d")) % 3 == 0) == (source == "text")
+    assert result.metric("mix/asked/text") == 800
+    assert result.metric("mix/asked/filler") == 1200

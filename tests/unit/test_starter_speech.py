@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from interloom.audio.files import SAMPLE_RATE_HZ, read_audio
+from interloom.config.corpora import StarterWorld
 from interloom.core.errors import DataError
 from interloom.corpora.world.build import build_world
 from interloom.corpora.world.lexicon import words_of
@@ -115,7 +116,7 @@ def test_a_text_without_words_is_refused(espeak: Espeak) -> None:
 
 
 def test_utterances_hold_what_their_rows_say() -> None:
-    world = build_world(seed=0, num_story_cloze=10, heldout_share=0.08)
+    world = build_world(StarterWorld(num_story_cloze=10), seed=0, heldout_share=0.08)
 
     rows = list(utterances(world, 20, NoProgress()))
     again = list(utterances(world, 10, NoProgress()))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from interloom.config.corpora import StarterWorld
 from interloom.corpora.world.build import build_world
 from interloom.corpora.world.dialogues import ask_rule, cloze, dialogues, questions
 from interloom.corpora.world.documents import World, fact_documents, story_documents
@@ -30,7 +31,7 @@ Texts = Mapping[Medium, list[str]]
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return build_world(seed=0, num_story_cloze=120, heldout_share=0.08)
+    return build_world(StarterWorld(num_story_cloze=120), seed=0, heldout_share=0.08)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,16 @@ def test_each_medium_has_a_third_of_each_relation(world: World) -> None:
 
     assert set(counts.values()) == {8}
     assert len(counts) == len(MEDIA) * len(RELATIONS)
+
+
+def test_a_smaller_world_has_fewer_facts_and_the_same_rules() -> None:
+    facts = build_facts(3, num_people=12, num_relations=2)
+
+    counts = Counter((fact.medium, fact.relation.name) for fact in facts)
+    assert set(counts.values()) == {4}
+    assert {fact.relation.name for fact in facts} == {"pet", "home"}
+    assert len({fact.person for fact in facts}) == 12
+    assert len({fact.answer for fact in facts}) == 24
 
 
 def test_no_fact_and_no_answer_is_in_two_media(world: World) -> None:

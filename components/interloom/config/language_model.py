@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from interloom.config.base import Frozen
 from interloom.config.patches import PatchConfig
@@ -110,6 +110,8 @@ class PretrainConfig(Frozen):
         rows_per_batch: Rows of one micro-batch on one rank.
         has_activation_checkpointing: Recompute each block in the backward pass.
         loss_chunk_tokens: Positions whose logits are held at once.
+        seed_offset: Added to the recipe's seed for this stage alone: another draw of weights and
+            order on the same data.
     """
 
     model: LanguageModelConfig = LanguageModelConfig()
@@ -120,6 +122,7 @@ class PretrainConfig(Frozen):
     rows_per_batch: Annotated[int, Field(ge=1)] = 4
     has_activation_checkpointing: bool = False
     loss_chunk_tokens: PositiveInt = 4096
+    seed_offset: NonNegativeInt = 0
 
     @property
     def rows_per_step(self) -> int:

@@ -30,7 +30,7 @@ class Rest(Frozen):
 Budget = Annotated[Share | Epochs | Rest, Field(discriminator="kind")]
 
 
-SourceName = Literal["text", "speech", "transcribe", "speak", "interleaved"]
+SourceName = Literal["text", "filler", "speech", "transcribe", "speak", "interleaved"]
 
 
 SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
@@ -56,13 +56,14 @@ class PhaseConfig(Frozen):
 
     Attributes:
         share: Its part of ``total_tokens``.
-        text, speech, transcribe, speak, interleaved: What the source gives in this phase: a share
-            is of the phase, epochs are whole, the rest is the phase's. None goes on as the source's
-            own budget says: epochs are spread evenly over all training.
+        text, filler, speech, transcribe, speak, interleaved: What the source gives in this phase:
+            a share is of the phase, epochs are whole, the rest is the phase's. None goes on as the
+            source's own budget says: epochs are spread evenly over all training.
     """
 
     share: Annotated[float, Field(gt=0, le=1)]
     text: Budget | None = None
+    filler: Budget | None = None
     speech: Budget | None = None
     transcribe: Budget | None = None
     speak: Budget | None = None
@@ -72,6 +73,7 @@ class PhaseConfig(Frozen):
         """What a source gives here, if it is said."""
         held: dict[str, Budget | None] = {
             "text": self.text,
+            "filler": self.filler,
             "speech": self.speech,
             "transcribe": self.transcribe,
             "speak": self.speak,
@@ -87,6 +89,8 @@ class MixtureConfig(Frozen):
         row_length: Tokens of a packed row.
         total_tokens: Tokens of all rows together, padding aside.
         text: Written documents.
+        filler: Documents that state no fact of the world, apart from ``text``, which then holds
+            those that do: what an experiment may replace without touching a fact.
         speech: Speech without its transcript.
         transcribe: Speech, then its transcript; the loss is on the transcript.
         speak: A transcript, then its speech; the loss is on the speech.
@@ -101,6 +105,7 @@ class MixtureConfig(Frozen):
     row_length: Annotated[int, Field(ge=16)] = 256
     total_tokens: PositiveInt = 900_000
     text: SourceConfig | None = SourceConfig(budget=Share(share=0.3), max_epochs=8)
+    filler: SourceConfig | None = None
     speech: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
     transcribe: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
     speak: SourceConfig | None = SourceConfig(budget=Epochs(), max_epochs=1)
@@ -127,6 +132,7 @@ class MixtureConfig(Frozen):
         """The sources that take part, by name, in a fixed order."""
         held = {
             "text": self.text,
+            "filler": self.filler,
             "speech": self.speech,
             "transcribe": self.transcribe,
             "speak": self.speak,

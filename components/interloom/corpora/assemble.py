@@ -48,9 +48,7 @@ def assemble_world(
         DataError: The recipe does not allow the world's licence.
     """
     require_licences(config.only_licences, {"the starter world": (documents.LICENCE,)})
-    world = build_world(
-        seed=seed, num_story_cloze=source.num_story_cloze, heldout_share=config.heldout_share
-    )
+    world = build_world(source, seed=seed, heldout_share=config.heldout_share)
 
     def texts() -> Iterator[Row]:
         yield from documents.story_documents(world, source.num_stories)

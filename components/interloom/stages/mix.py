@@ -196,8 +196,10 @@ def _examples(
     text_tokenizer = load_text_tokenizer(store, request.text_tokenizer)
     rows_of = partial(_rows, store, split)
     match name:
-        case "text":
-            rows = rows_of(request.text, "documents", "text")
+        case "text" | "filler":
+            rows = rows_of(request.text, "documents", "text", "facts")
+            if request.config.filler is not None:
+                rows = (row for row in rows if (not row["facts"]) == (name == "filler"))
             return sources.text_examples(rows, layout, text_tokenizer)
         case "speech":
             return sources.speech_examples(rows_of(request.tokens, "tokens", "codes"), layout)

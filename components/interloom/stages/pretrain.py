@@ -26,6 +26,11 @@ class PretrainRequest(StageRequest):
     seed: int = 0
     version: Literal[1] = 1
 
+    @property
+    def draw_seed(self) -> int:
+        """The seed of weights and order."""
+        return self.seed + self.config.seed_offset
+
 
 class PretrainResult(StageResult):
     """The language model."""
@@ -66,9 +71,9 @@ def pretrain(
         layout,
         rows_per_batch=config.rows_per_batch,
         batches_per_step=config.train.gradient_accumulation * config.train.num_ranks,
-        seed=request.seed,
+        seed=request.draw_seed,
     )
-    trained = train(task, config.train, engine=engine, work=work, seed=request.seed)
+    trained = train(task, config.train, engine=engine, work=work, seed=request.draw_seed)
     metrics = _metrics(request, rows, trained) + _heldout(request, store, layout, trained)
     model = commit_once(
         ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
@@ -89,7 +94,7 @@ def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransfor
         has_activation_checkpointing=request.config.has_activation_checkpointing,
         loss_chunk_tokens=request.config.loss_chunk_tokens,
     )
-    model.initialise(torch.Generator().manual_seed(request.seed))
+    model.initialise(torch.Generator().manual_seed(request.draw_seed))
     return model
 
 
@@ -154,7 +159,7 @@ def _store(
             licences=store.manifest(request.rows).licences,
             facts={
                 "precision": request.config.train.precision,
-                "seed": request.seed,
+                "seed": request.draw_seed,
             },
         ),
     )

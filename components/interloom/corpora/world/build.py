@@ -1,15 +1,16 @@
 """The whole world, from its seed."""
 
+from interloom.config.corpora import StarterWorld
 from interloom.corpora.world.documents import World, build_cloze_stories
 from interloom.corpora.world.facts import build_facts
 
 
-def build_world(*, seed: int, num_story_cloze: int, heldout_share: float) -> World:
+def build_world(source: StarterWorld, *, seed: int, heldout_share: float) -> World:
     """Decide what is so and which stories are kept for cloze pairs."""
-    facts = build_facts(seed)
+    facts = build_facts(seed, num_people=source.num_people, num_relations=source.num_relations)
     return World(
         seed=seed,
         facts=facts,
-        cloze=build_cloze_stories(seed, facts, num_story_cloze),
+        cloze=build_cloze_stories(seed, facts, source.num_story_cloze),
         heldout_share=heldout_share,
     )

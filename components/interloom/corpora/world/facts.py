@@ -144,16 +144,24 @@ class Fact:
         return self.relation.short.format(a=self.answer)
 
 
-def build_facts(seed: int) -> tuple[Fact, ...]:
+def build_facts(
+    seed: int, *, num_people: int = len(PEOPLE), num_relations: int = len(RELATIONS)
+) -> tuple[Fact, ...]:
     """All facts of the world of this seed, ordered by id; each medium has a third of each relation.
 
     No two people share an answer, and no person's answers share a word.
+
+    Args:
+        seed: Of the draws.
+        num_people: Facts are about so many of the people; the others only stand in stories.
+        num_relations: Each of them has so many facts.
     """
-    taken: dict[str, set[str]] = {person: set() for person in PEOPLE}
+    known = PEOPLE[:num_people]
+    taken: dict[str, set[str]] = {person: set() for person in known}
     facts: list[Fact] = []
-    for relation in RELATIONS:
+    for relation in RELATIONS[:num_relations]:
         answers = _answers(seed, relation, taken)
-        people = Draws(seed, "media", relation.name).shuffled(PEOPLE)
+        people = Draws(seed, "media", relation.name).shuffled(known)
         for place, person in enumerate(people):
             facts.append(
                 Fact(
@@ -176,21 +184,21 @@ def _answers(seed: int, relation: Relation, taken: Mapping[str, set[str]]) -> di
     attempt = 0
     while True:
         draws = Draws(seed, "answers", relation.name, attempt)
-        describing = draws.shuffled(_repeated(relation.describing))
-        nouns = draws.shuffled(_repeated(relation.nouns))
+        describing = draws.shuffled(_repeated(relation.describing, len(taken)))
+        nouns = draws.shuffled(_repeated(relation.nouns, len(taken)))
         answers = {
             person: f"{first} {second}"
-            for person, first, second in zip(PEOPLE, describing, nouns, strict=True)
+            for person, first, second in zip(taken, describing, nouns, strict=True)
         }
-        are_free = all(not taken[person] & set(answers[person].split()) for person in PEOPLE)
-        if are_free and len(set(answers.values())) == len(PEOPLE):
+        are_free = all(not taken[person] & set(answers[person].split()) for person in taken)
+        if are_free and len(set(answers.values())) == len(taken):
             return answers
         attempt += 1
 
 
-def _repeated(words: tuple[str, ...]) -> list[str]:
-    """As many words as there are people, each equally often."""
-    return [words[index % len(words)] for index in range(len(PEOPLE))]
+def _repeated(words: tuple[str, ...], count: int) -> list[str]:
+    """So many words, each equally often."""
+    return [words[index % len(words)] for index in range(count)]
 
 
 class Guard:
