@@ -19,7 +19,7 @@ class PatchConfig(Frozen):
     one.
 
     Attributes:
-        kind: ``none`` leaves the plain model as it is; ``static`` cuts each run of speech every
+        kind: ``off`` leaves the plain model as it is; ``static`` cuts each run of speech every
             ``size`` tokens; what remains at its end is a short patch.
         size: Speech tokens of a patch: 2 at 12.5 Hz gives the 6.25 Hz of the paper.
         local_size: Width d of encoder and decoder.
@@ -34,7 +34,7 @@ class PatchConfig(Frozen):
             with the paper does.
     """
 
-    kind: Literal["none", "static"] = "none"
+    kind: Literal["off", "static"] = "off"
     size: PositiveInt = 2
     local_size: PositiveInt = 96
     encoder_layers: NonNegativeInt = 1

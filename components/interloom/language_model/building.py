@@ -20,7 +20,7 @@ def build_model(
     loss_chunk_tokens: int = 4096,
 ) -> AnyTransformer:
     """A model without weights of its own yet."""
-    if patches.kind == "none":
+    if patches.kind == "off":
         return Transformer(
             shape,
             layout.size,
