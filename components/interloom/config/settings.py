@@ -127,6 +127,11 @@ class Settings(BaseSettings):
         return (self.work_root or self.home / "work").absolute()
 
     @property
+    def log_folder(self) -> Path:
+        """Logs of stages that are complete, by the id of their run."""
+        return (self.home / "logs").absolute()
+
+    @property
     def catalog_url(self) -> str:
         """The catalog's SQLAlchemy URL, with its password."""
         if self.database_url is not None:
@@ -167,6 +172,11 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
         if name.startswith("INTERLOOM_S3_") or not any(word in name.upper() for word in _SECRET)
     }
     return kept | dict(changes)
+
+
+def same_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment for another command of this installation: all of ours, and ``changes``."""
+    return dict(os.environ) | dict(changes)
 
 
 @cache

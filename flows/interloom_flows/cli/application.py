@@ -21,6 +21,7 @@ from interloom_flows.cli import (
     screen,
     speaking,
     taking_in,
+    training,
 )
 from interloom_flows.cli.outcome import INTERRUPTED, conclude
 
@@ -45,6 +46,8 @@ app.command("reconcile")(governing.reconcile)
 app.command("tokenize")(speaking.tokenize)
 app.command("speak")(speaking.speak)
 app.command("chat")(speaking.chat)
+app.command("verify-resume")(training.verify_resume)
+app.command("sweep")(training.sweep)
 app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
 app.command("deploy")(deploying.deploy)

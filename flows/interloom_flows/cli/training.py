@@ -1,12 +1,18 @@
-"""``verify-resume``: what only a run in progress can show."""
+"""``verify-resume`` and ``sweep``: what one run in one piece cannot show."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
-from interloom.core.errors import ConfigError, CrashError
+from interloom.core.errors import ConfigError, CrashError, DataError
 from interloom_flows.cli import screen
+from interloom_flows.cli.services import opened
+
+if TYPE_CHECKING:
+    from interloom_flows.sweeping import ArmResult
+    from interloom_flows.sweeps import Sweep
 
 
 def verify_resume(
@@ -42,3 +48,75 @@ def verify_resume(
     if failed:
         raise CrashError(f"resume is not exact: {'; '.join(failed)}")
     screen.out().print("Resume is exact: a killed run goes on as if it had never been stopped.")
+
+
+def sweep(
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe to vary, or a committed sweep.")
+    ],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=A,B,C", help="Values to try; several give all pairs."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one value in every arm."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STAGE", help="Stop each arm at this stage.")
+    ] = None,
+    show: Annotated[
+        list[str] | None,
+        typer.Option("--show", metavar="NUMBER", help="Results to compare, or their beginning."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Arms side by side.", min=1)] = 1,
+) -> None:
+    """Run a recipe once for each choice of values, and compare the results.
+
+    What arms have in common is computed once. Stopped and started again, it goes on with the arms
+    that are not complete: interloom sweep starter --grid interleave.spans.speech_ratio=0.2,0.3,0.4
+    """
+    from interloom_flows.sweeping import SweepOptions, run_sweep, save_comparison, shown_names
+
+    chosen = _sweep(name, grid or (), set_ or ())
+    with opened() as services:
+        folder = services.settings.home / "sweeps" / name.replace("/", "-").removesuffix(".toml")
+        results = run_sweep(services, chosen, SweepOptions(folder, only, jobs), screen.say)
+    names = shown_names(results, show or chosen.numbers)
+    _show_arms(results, names)
+    plot = save_comparison(results, names, folder)
+    screen.out().print(f"plot: {plot}", markup=False, soft_wrap=True)
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(results)} arms failed; the first, {failed[0].label}: "
+            f"{failed[0].error}; the logs are in {folder}"
+        )
+
+
+def _sweep(name: str, grid: Sequence[str], overrides: Sequence[str]) -> "Sweep":
+    """A recipe with a grid, or a committed sweep."""
+    from interloom_flows.sweeping import grid_arms
+    from interloom_flows.sweeps import Sweep, load_sweep
+
+    held = Sweep(recipe=name, arms=grid_arms(grid)) if grid else load_sweep(name)
+    arms = tuple((*overrides, *arm) for arm in held.arms)
+    return held.model_copy(update={"arms": arms})
+
+
+def _show_arms(results: "Sequence[ArmResult]", names: Sequence[str]) -> None:
+    """One line a number and arm; an arm whose interval is apart from the first one's is marked."""
+    from interloom_flows.sweeping import is_apart, number_of
+
+    shown = screen.table("", "result", "arm", ">value", ">interval", "apart from the first")
+    for name in names:
+        first = number_of(results[0], name)
+        for result in results:
+            number = number_of(result, name)
+            if number is None or number.value is None:
+                continue
+            has_interval = number.low is not None and number.high is not None
+            interval = f"{number.low:.3f} .. {number.high:.3f}" if has_interval else ""
+            apart = "yes" if is_apart(first, number) else ""
+            shown.add_row(name, result.label, f"{number.value:.4g}", interval, apart)
+    screen.out().print(shown)

@@ -1,0 +1,241 @@
+"""Many runs of one recipe that differ in a few values: run what is missing, compare all.
+
+An arm is a run like any other, in a process of its own: what arms have in common is computed once,
+and a sweep that is started again goes on with the arms that are not complete.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from interloom.bootstrap import Services
+from interloom.config.overrides import parse_assignment
+from interloom.config.settings import same_environment
+from interloom.core.errors import ConfigError
+from interloom_flows.parameters import PipelineParameters
+from interloom_flows.planning import Plan, named_corpora, resolve
+from interloom_flows.plotting import Series, SeriesPoint, svg_plot
+from interloom_flows.results import Number, fold_intervals
+from interloom_flows.sweeps import Sweep
+
+_COMMAND = (sys.executable, "-c", "from interloom_flows.cli import main; main()", "run")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """How a sweep is run.
+
+    Attributes:
+        folder: Logs, table and plot go there.
+        only: The stage at which each arm stops.
+        num_jobs: Arms side by side.
+    """
+
+    folder: Path
+    only: str | None = None
+    num_jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """What came of one arm.
+
+    Attributes:
+        overrides: What it changed.
+        wall_s: How long it took now; None if everything was there.
+        numbers: The results of all its stages, by name; empty if it failed.
+        error: The last line of its log, if it failed.
+    """
+
+    overrides: tuple[str, ...]
+    wall_s: float | None
+    numbers: tuple[Number, ...]
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Its changes, in short."""
+        return label_of(self.overrides)
+
+
+def label_of(overrides: Sequence[str]) -> str:
+    """Changes with the last part of their keys alone."""
+    pairs = (override.partition("=") for override in overrides)
+    shown = [f"{'.'.join(key.split('.')[-2:])}={value}" for key, _, value in pairs]
+    return " ".join(shown) or "as it is"
+
+
+def grid_arms(grid: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Every combination of ``key=a,b,c`` with ``key=d,e``.
+
+    Raises:
+        ConfigError: One is not of that form, or a key stands twice.
+    """
+    axes = []
+    for text in grid:
+        key, _, values = text.partition("=")
+        choices = [f"{key.strip()}={value.strip()}" for value in values.split(",") if value.strip()]
+        if not choices:
+            raise ConfigError(f"--grid needs key=a,b,c, got {text!r}")
+        for choice in choices:
+            parse_assignment(choice)
+        axes.append(choices)
+    keys = [axis[0].partition("=")[0] for axis in axes]
+    if len(set(keys)) != len(keys):
+        raise ConfigError(f"--grid names a key twice: {', '.join(keys)}; give it all its values")
+    return tuple(itertools.product(*axes))
+
+
+def run_sweep(
+    services: Services, sweep: Sweep, options: SweepOptions, say: Say
+) -> tuple[ArmResult, ...]:
+    """Run the arms that are not there yet; gives all, in their order.
+
+    Raises:
+        ConfigError: An arm is no valid recipe, found before anything runs.
+    """
+    for overrides in sweep.arms:
+        _parameters(sweep, overrides, options).load()
+    options.folder.mkdir(parents=True, exist_ok=True)
+
+    def run(place: int) -> ArmResult:
+        return _run_arm(services, sweep, options, place, say)
+
+    with ThreadPoolExecutor(options.num_jobs) as pool:
+        try:
+            return tuple(pool.map(run, range(len(sweep.arms))))
+        except BaseException:
+            pool.shutdown(cancel_futures=True, wait=False)
+            raise
+
+
+def save_comparison(results: Sequence[ArmResult], names: Sequence[str], folder: Path) -> Path:
+    """Write ``results.json`` and ``plot.svg``; gives the plot's path."""
+    body = [asdict(result) for result in results]
+    (folder / "results.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
+    series = tuple(
+        Series(name, tuple(points)) for name in names if (points := list(_points(results, name)))
+    )
+    path = folder / "plot.svg"
+    path.write_text(svg_plot(series, [result.label for result in results]), encoding="utf-8")
+    return path
+
+
+def shown_names(results: Sequence[ArmResult], asked: Sequence[str]) -> tuple[str, ...]:
+    """The numbers to show: those asked for, or all that have an interval and are not all equal."""
+    known = dict.fromkeys(name_of(number) for result in results for number in result.numbers)
+    if asked:
+        return tuple(name for name in known if any(name.startswith(begin) for begin in asked))
+    return tuple(
+        name
+        for name in known
+        if len({(n.value, n.low) for r in results if (n := number_of(r, name)) is not None}) > 1
+        and any((n := number_of(r, name)) is not None and n.low is not None for r in results)
+    )
+
+
+def name_of(number: Number) -> str:
+    """A result's name without the word that says what kind of share it is."""
+    return number.name.removesuffix("/accuracy")
+
+
+def number_of(result: ArmResult, name: str) -> Number | None:
+    """One result of an arm."""
+    return next((number for number in result.numbers if name_of(number) == name), None)
+
+
+def is_apart(one: Number | None, other: Number | None) -> bool:
+    """Whether two intervals have no value in common."""
+    if one is None or other is None:
+        return False
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return False
+    return one.high < other.low or other.high < one.low
+
+
+def _parameters(
+    sweep: Sweep, overrides: Sequence[str], options: SweepOptions
+) -> PipelineParameters:
+    return PipelineParameters(recipe=sweep.recipe, overrides=tuple(overrides), only=options.only)
+
+
+def _run_arm(
+    services: Services, sweep: Sweep, options: SweepOptions, place: int, say: Say
+) -> ArmResult:
+    """One arm: reuse it, or run it as a command and read what it published."""
+    overrides = sweep.arms[place]
+    name = f"arm {place + 1} of {len(sweep.arms)}, {label_of(overrides)}"
+    parameters = _parameters(sweep, overrides, options)
+    plan = _resolve(services, parameters)
+    if not plan.to_run:
+        say(f"{name}: reused")
+        return ArmResult(overrides, None, tuple(_numbers(services, plan)))
+    say(f"{name}: {len(plan.to_run)} of {len(plan.steps)} stages to run")
+    started_s = time.monotonic()
+    log = options.folder / f"arm-{place + 1}.log"
+    code = _execute(services, parameters, options, log)
+    wall_s = time.monotonic() - started_s
+    if code:
+        error = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
+        say(f"{name}: failed: {error}")
+        return ArmResult(overrides, wall_s, (), error)
+    say(f"{name}: done in {wall_s:.0f} s")
+    return ArmResult(overrides, wall_s, tuple(_numbers(services, _resolve(services, parameters))))
+
+
+def _execute(
+    services: Services, parameters: PipelineParameters, options: SweepOptions, log: Path
+) -> int:
+    """``interloom run`` in a process of its own, with its share of the threads; gives its code."""
+    changes = [part for override in parameters.overrides for part in ("--set", override)]
+    only = ["--only", parameters.only] if parameters.only is not None else []
+    threads = max(1, services.settings.num_threads // options.num_jobs)
+    environment = same_environment(
+        {
+            "INTERLOOM_HOME": str(services.settings.home.absolute()),
+            "INTERLOOM_NUM_THREADS": str(threads),
+        }
+    )
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*_COMMAND, parameters.recipe, *changes, *only],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _resolve(services: Services, parameters: PipelineParameters) -> Plan:
+    recipe, steps = parameters.load()
+    corpora = named_corpora(services.catalog, recipe)
+    return resolve(services.contract, recipe, steps, corpora)
+
+
+def _numbers(services: Services, plan: Plan) -> Iterator[Number]:
+    """The results of all stages of a complete arm."""
+    for reuse in plan.reused.values():
+        metrics = services.catalog.metrics(reuse.hit.run_id)
+        yield from fold_intervals(
+            {metric.name: metric.value for metric in metrics if metric.step is None}
+        )
+
+
+def _points(results: Sequence[ArmResult], name: str) -> Iterator[SeriesPoint]:
+    for place, result in enumerate(results):
+        number = number_of(result, name)
+        if number is not None and number.value is not None:
+            yield SeriesPoint(place, number.value, number.low, number.high)

@@ -1,0 +1,127 @@
+"""``interloom sweep``: arms, what is shown of them, the plot; and a real one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from interloom.core.errors import ConfigError, MissingError
+from interloom_flows.plotting import Series, SeriesPoint, svg_plot
+from interloom_flows.recipes import load_recipe
+from interloom_flows.results import Number
+from interloom_flows.sweeping import ArmResult, grid_arms, is_apart, label_of, shown_names
+from interloom_flows.sweeps import load_sweep, sweep_names
+
+COMMAND = [sys.executable, "-c", "from interloom_flows.cli import main; main()", "sweep"]
+
+
+def test_a_grid_gives_every_pair() -> None:
+    arms = grid_arms(["mixture.total_tokens=10,20", "seed=0, 1"])
+
+    assert arms == (
+        ("mixture.total_tokens=10", "seed=0"),
+        ("mixture.total_tokens=10", "seed=1"),
+        ("mixture.total_tokens=20", "seed=0"),
+        ("mixture.total_tokens=20", "seed=1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["seed"], "--grid needs key=a,b,c, got 'seed'"),
+        (["seed="], "--grid needs key=a,b,c"),
+        (["seed=0,1", "seed=2"], "names a key twice"),
+        (["=1"], "needs section.key=value"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(grid: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grid_arms(grid)
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_every_arm_of_every_committed_sweep_is_a_valid_recipe(name: str) -> None:
+    sweep = load_sweep(name)
+
+    recipes = [load_recipe(sweep.recipe, arm) for arm in sweep.arms]
+
+    assert len({recipe.model_dump_json() for recipe in recipes}) == len(recipes)
+
+
+def test_a_sweep_that_is_not_known_is_an_error() -> None:
+    with pytest.raises(MissingError, match=r"no committed sweep 'transfr'.* did you mean transfer"):
+        load_sweep("transfr")
+
+
+def _arm(value: float, *, low: float | None = None, high: float | None = None) -> ArmResult:
+    numbers = (
+        Number("cloze/S->T/woven/accuracy", value, low, high, 64),
+        Number("same", 1.0),
+        Number("loss", value),
+    )
+    return ArmResult((f"mixture.interleaved.budget.share={value}",), 1.0, numbers)
+
+
+def test_what_has_an_interval_and_varies_is_shown() -> None:
+    arms = [_arm(0.5, low=0.4, high=0.6), _arm(0.9, low=0.8, high=0.95)]
+
+    assert shown_names(arms, ()) == ("cloze/S->T/woven",)
+    assert shown_names(arms, ("lo", "cloze/S")) == ("cloze/S->T/woven", "loss")
+
+
+def test_intervals_are_apart_only_if_they_share_nothing() -> None:
+    low, high = _arm(0.5, low=0.4, high=0.6).numbers[0], _arm(0.9, low=0.6, high=0.95).numbers[0]
+
+    assert not is_apart(low, high)
+    assert is_apart(low, _arm(0.9, low=0.61, high=0.95).numbers[0])
+    assert not is_apart(low, Number("loss", 5.0))
+    assert not is_apart(None, low)
+
+
+def test_an_arm_is_called_after_what_it_changes() -> None:
+    assert label_of(("mixture.interleaved.budget.share=0.5", "seed=1")) == "budget.share=0.5 seed=1"
+    assert label_of(()) == "as it is"
+
+
+def test_the_plot_is_a_drawing_with_every_point_and_interval() -> None:
+    points = (SeriesPoint(0, 0.5, 0.4, 0.6), SeriesPoint(1, 0.9))
+
+    root = ET.fromstring(svg_plot([Series("S->T <woven>", points)], ["0 %", "100 %"]))  # noqa: S314 - our own
+
+    names = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert names.count("circle") == 2 + 1  # and the legend's
+    coloured = [e for e in root.iter() if e.get("stroke") == "#1f77b4"]
+    assert len(coloured) == 1
+    assert "S->T <woven>" in [element.text for element in root.iter()]
+
+
+def _sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "INTERLOOM_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_shares_what_arms_have_in_common_and_goes_on_where_it_stopped(
+    tmp_path: Path,
+) -> None:
+    grid = ("smoke", "--only", "ingest", "--grid", "ingest.text_vocab_size=300,320")
+
+    first = _sweep(tmp_path, *grid)
+    again = _sweep(tmp_path, *grid, "--show", "ingest")
+    wider = _sweep(tmp_path, "smoke", "--only", "ingest", "--grid", "ingest.text_vocab_size=320,9")
+
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("1 of 1 stages to run") == 2
+    assert again.stderr.count("reused") == 2
+    assert json.loads((tmp_path / "sweeps" / "smoke" / "results.json").read_text())
+    assert wider.returncode == 64
+    assert "text_vocab_size" in wider.stderr
