@@ -47,6 +47,7 @@ def connect(settings: Settings) -> Services:
         catalog=catalog,
         launcher=launcher,
         work_folder=settings.work_folder,
+        log_folder=settings.log_folder,
         numeric_class=f"{settings.image_digest}|{settings.device_kind}",
         lease_ttl_s=settings.lease_ttl_s,
         is_paranoid=settings.paranoid,

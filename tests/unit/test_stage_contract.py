@@ -12,7 +12,7 @@ from interloom.adapters.folder_store import FolderStore
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError, LeaseLostError, TransientError
 from interloom.ports.catalog import RunState, Usage
-from interloom.ports.launcher import JobReport, StageJob
+from interloom.ports.launcher import LOG_FILE, JobReport, StageJob
 from interloom.ports.progress import Progress
 from interloom.stages.contract import (
     StageCall,
@@ -38,6 +38,7 @@ def contract(tmp_path: Path) -> Iterator[StageContract]:
             catalog=catalog,
             launcher=InlineLauncher(store, registry=REGISTRY),
             work_folder=tmp_path / "work",
+            log_folder=tmp_path / "logs",
             registry=REGISTRY,
         )
 
@@ -63,6 +64,19 @@ def test_a_stage_is_executed_once_and_then_reused(contract: StageContract) -> No
     assert contract.catalog.run(second.run_id).is_cache_hit
     assert contract.catalog.dataset("tiny/probe.corpus").version == 1
     assert not (contract.work_folder / first.stage_key).exists()
+
+
+def test_the_log_of_a_complete_stage_outlives_its_workspace(
+    contract: StageContract, tmp_path: Path
+) -> None:
+    folder = contract.work_folder / stage_key(contract, call())
+    folder.mkdir(parents=True)
+    (folder / LOG_FILE).write_text("step 1\n")
+
+    outcome = execute_stage(contract, call())
+
+    assert not folder.exists()
+    assert (tmp_path / "logs" / f"{outcome.run_id}.txt").read_text() == "step 1\n"
 
 
 def test_what_a_stage_read_and_wrote_is_in_the_catalog(contract: StageContract) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Literal
 
-from interloom.adapters.stage_files import LOG, forward, prepare, stage_environment, stage_error
+from interloom.adapters.stage_files import forward, prepare, stage_environment, stage_error
 from interloom.config.settings import child_environment
 from interloom.core.errors import TransientError
-from interloom.ports.launcher import JobReport, StageJob
+from interloom.ports.launcher import LOG_FILE, JobReport, StageJob
 from interloom.ports.progress import Progress
 
 _POLL_S = 0.1
@@ -67,7 +67,7 @@ class LocalLauncher:
         job.folder.mkdir(parents=True, exist_ok=True)
         _wait_until_free(job.folder)
         prepare(job)
-        with _owner_lock(job.folder) as lock, (job.folder / LOG).open("ab") as log:
+        with _owner_lock(job.folder) as lock, (job.folder / LOG_FILE).open("ab") as log:
             started_s = time.monotonic()
             process = subprocess.Popen(
                 self._command(job, lock),

@@ -16,10 +16,9 @@ from interloom.core.errors import (
     PreemptedError,
     TransientError,
 )
-from interloom.ports.launcher import StageJob
+from interloom.ports.launcher import LOG_FILE, StageJob
 from interloom.ports.progress import Progress
 
-LOG = "log.txt"
 _LOG_LINES = 12
 _ERRORS: Mapping[str, type[InterloomError]] = {
     cls.__name__: cls
@@ -69,7 +68,7 @@ def forward(path: Path, offset: int, progress: Progress) -> int:
 
 def stage_error(exit_code: int, job: StageJob) -> InterloomError:
     """What to raise for a job that failed: the stage's own error, with the end of its log."""
-    log = job.folder / LOG
+    log = job.folder / LOG_FILE
     where = f"\n  the log {log} ends:\n{tail(log)}"
     path = job.folder / "error.json"
     if path.is_file():

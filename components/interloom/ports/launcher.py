@@ -7,6 +7,9 @@ from typing import Protocol
 
 from interloom.ports.progress import Progress
 
+LOG_FILE = "log.txt"
+"""In a job's folder: what the stage's processes say."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageJob:

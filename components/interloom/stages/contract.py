@@ -26,7 +26,7 @@ from interloom.core.errors import (
 from interloom.core.ids import new_run_id
 from interloom.ports.catalog import Catalog, Lease, Publication, RunStart, RunState, StageHit, Usage
 from interloom.ports.gate import CheckResult
-from interloom.ports.launcher import JobReport, Launcher, StageJob
+from interloom.ports.launcher import LOG_FILE, JobReport, Launcher, StageJob
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
 from interloom.stages.closure import closure, code_digest
@@ -53,6 +53,7 @@ class StageContract:
         catalog: What decides.
         launcher: What executes a stage.
         work_folder: Parent of the workspaces; each is named by its stage key.
+        log_folder: Keeps the log of a stage that is complete, under its run's id.
         numeric_class: Image and device: equal requests give equal bytes within one of these.
         lease_ttl_s: After so long a silence a stage may be taken over.
         is_paranoid: Hash every byte of what is reused, not a sample.
@@ -66,6 +67,7 @@ class StageContract:
     catalog: Catalog
     launcher: Launcher
     work_folder: Path
+    log_folder: Path | None = None
     numeric_class: str = ""
     lease_ttl_s: float = 30.0
     is_paranoid: bool = False
@@ -230,6 +232,7 @@ def _execute(
             why = f"{type(error).__name__}: {error}"
             catalog.end_run(call.run_id, RunState.ABORTED, why, checks=checks)
         raise
+    _keep_log(contract, call.run_id, folder)
     shutil.rmtree(folder, ignore_errors=True)
     usage = publication.usage
     return StageOutcome(lease.stage_key, call.run_id, is_hit=False, result=result, usage=usage)
@@ -281,6 +284,13 @@ def _num_gpus(contract: StageContract, call: StageCall) -> int:
         return 0
     uses_torch = "torch" in closure(load_stage(call.stage, contract.registry).module).external
     return call.num_ranks if uses_torch else 0
+
+
+def _keep_log(contract: StageContract, run_id: str, folder: Path) -> None:
+    """Save what the stage said before its workspace goes."""
+    if contract.log_folder is not None and (folder / LOG_FILE).is_file():
+        contract.log_folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / LOG_FILE, contract.log_folder / f"{run_id}.txt")
 
 
 def _launch(

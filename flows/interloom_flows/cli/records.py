@@ -1,6 +1,7 @@
 """``runs`` and ``diff``: what the catalog knows of runs."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,7 +35,8 @@ def runs(
     with opened() as services:
         end_dead_runs(services.catalog)
         if run is not None:
-            _show_run(summarise(services.catalog, find_run(services.catalog, run)))
+            summary = summarise(services.catalog, find_run(services.catalog, run))
+            _show_run(summary, services.settings.log_folder)
             return
         records = services.catalog.runs(limit=limit)
     if not records:
@@ -78,8 +80,8 @@ def diff(first: RunArgument, second: RunArgument = "last") -> None:
     screen.out().print(shown if shown.rows else "All results are the same.")
 
 
-def _show_run(summary: "RunSummary") -> None:
-    """The stages of a run, then its numbers."""
+def _show_run(summary: "RunSummary", log_folder: Path) -> None:
+    """The stages of a run, their errors and logs, then its numbers."""
     run = summary.run
     shown = screen.table(
         f"Run {run.run_id} of {run.recipe}: {run.state}", "stage", "state", ">took", ">memory"
@@ -93,6 +95,9 @@ def _show_run(summary: "RunSummary") -> None:
     for failed in (*summary.stages, run):
         if failed.error:
             screen.out().print(f"{failed.job}: {failed.error}", markup=False, soft_wrap=True)
+    for stage in summary.stages:
+        if (log := log_folder / f"{stage.run_id}.txt").is_file():
+            screen.out().print(f"log of {stage.job}: {log}", markup=False, soft_wrap=True)
     numbers = screen.table("", "result", ">value")
     for name, value in _values(summary).items():
         numbers.add_row(name, _number(value))

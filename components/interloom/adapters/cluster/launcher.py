@@ -13,10 +13,10 @@ from interloom.adapters.cluster.logs import PodLogs
 from interloom.adapters.cluster.manifests import RANK_LABEL, Attempt
 from interloom.adapters.cluster.pods import Ended, Waiting, Why, ended, waiting
 from interloom.adapters.cluster.workloads import Phase, Sight, Workloads
-from interloom.adapters.stage_files import LOG, forward, prepare, stage_error
+from interloom.adapters.stage_files import forward, prepare, stage_error
 from interloom.config.cluster import ClusterProfile
 from interloom.core.errors import ConfigError, InterloomError, PreemptedError, TransientError
-from interloom.ports.launcher import JobReport, StageJob
+from interloom.ports.launcher import LOG_FILE, JobReport, StageJob
 from interloom.ports.progress import Progress
 
 _POLL_S = 1.0
@@ -88,20 +88,21 @@ class ClusterLauncher:
     def _begin(self, job: StageJob, progress: Progress) -> int:
         """Attach to an attempt that goes on or has succeeded, or start the next one."""
         found = self._workloads.newest(job)
-        number = 1
+        last = _read_attempt(job.folder)
+        number = last.number if last is not None else 0
         if found is not None:
             number, phase = found
-            attempt = _read_attempt(job.folder, number)
+            attempt = last if last is not None and last.number == number else None
             has_result = (job.folder / "result.json").is_file()
             if attempt is not None and (
                 phase in {Phase.QUEUED, Phase.RUNNING} or (phase is Phase.SUCCEEDED and has_result)
             ):
                 progress.update(0, None, f"goes on with attempt {number}")
-                (job.folder / LOG).unlink(missing_ok=True)  # told again from the beginning
+                (job.folder / LOG_FILE).unlink(missing_ok=True)  # told again from the beginning
                 self._workloads.start(job, attempt)
                 return number
             self._take_away(job, number)
-            number += 1
+        number += 1  # never a name again whose job may still be going
         attempt = Attempt(number, uuid4().hex)
         self._workloads.preflight(job, attempt)
         prepare(job)
@@ -133,7 +134,7 @@ class _Follower:
         self._profile = profile
         self._job = job
         self._progress = progress
-        self._logs = PodLogs(api, job.folder / LOG)
+        self._logs = PodLogs(api, job.folder / LOG_FILE)
         self._pods: dict[str, str] = {}  # rank: the pod that began it
         self._since_s: dict[tuple[str, Why], float] = {}
         self._heard_s = time.monotonic()
@@ -279,15 +280,13 @@ def _first_code(bad: list[Ended]) -> int:
     return max((end.exit_code for end in bad), key=lambda code: (code != 1, code))
 
 
-def _read_attempt(folder: Path, number: int) -> Attempt | None:
-    """What was written when the attempt began; None if another flow's workspace began it."""
+def _read_attempt(folder: Path) -> Attempt | None:
+    """The last attempt that was begun in a workspace; None in a new one."""
     try:
         body: Mapping[str, Any] = json.loads((folder / _ATTEMPT).read_text())
     except (OSError, ValueError):
         return None
-    if body["number"] != number:
-        return None
-    return Attempt(number, str(body["meeting"]))
+    return Attempt(int(body["number"]), str(body["meeting"]))
 
 
 def _report(job: StageJob, wall_s: float) -> JobReport:
