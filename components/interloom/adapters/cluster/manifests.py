@@ -116,9 +116,7 @@ def train_job(
                 "numNodes": -(-job.num_ranks // per_node),
                 "numProcPerNode": per_node,
                 "resourcesPerNode": pool.resources_of(per_node),
-                "env": [
-                    {"name": k, "value": v} for k, v in sorted(_environment(job, pool).items())
-                ],
+                "env": _named(_environment(job, pool)),
             },
         },
     }
@@ -149,6 +147,11 @@ def _command(
 
 def _environment(job: StageJob, pool: PoolProfile) -> dict[str, str]:
     return stage_environment(job.threads_per_rank, "cuda" if pool.num_gpus else "cpu")
+
+
+def _named(values: dict[str, str]) -> list[Json]:
+    """As a TrainJob takes them; old servers turn an empty value into none at all."""
+    return [{"name": name, "value": value} for name, value in sorted(values.items()) if value]
 
 
 def _pod(job: StageJob, profile: ClusterProfile, labels: Json, command: list[str]) -> Json:
