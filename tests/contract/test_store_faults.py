@@ -5,6 +5,7 @@ manifest, one runner publishes a key, and the next run ends as an undisturbed on
 Each seed is in the test's name.
 """
 
+import io
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from interloom.adapters.folder_store import FolderStore
+from interloom.adapters.folder_store import FolderStore, object_key
 from interloom.adapters.s3_store import S3Store
 from interloom.adapters.sql_catalog import SqlCatalog
 from interloom.adapters.stores import open_store_at
@@ -176,6 +177,35 @@ def test_a_corrupting_way_is_told_from_a_corrupt_store(s3: S3Server, tmp_path: P
     assert not list((tmp_path / "always").glob("files/md5/*/*"))  # wrong bytes are not cached
 
 
+def test_a_fault_outside_of_the_sample_is_found_by_its_tag(s3: S3Server, tmp_path: Path) -> None:
+    prefix = f"faults/{uuid4().hex}"
+    store = store_at(prefix, s3.settings(), tmp_path / "writer")
+    shards = {f"{index}.bin": bytes([index]) * (7 << 20) for index in range(3)}
+    ref = publish(store, shards)
+    last = max(store.manifest(ref).shards, key=lambda shard: shard.sha256)  # beyond the sample
+    other = io.BytesIO(b"x" * last.num_bytes)
+    key = f"{prefix}/{object_key(last.md5)}"
+    s3.client().put_object(BUCKET, key, other, last.num_bytes, part_size=16 << 20)
+
+    with pytest.raises(DataError, match=rf"'{last.path}' is corrupt: .* has sha256"):
+        store.verify(ref, every_byte=False)
+
+
+def test_the_cache_lets_go_of_what_was_not_used_for_longest(s3: S3Server, tmp_path: Path) -> None:
+    settings = s3.settings(cache_bytes=5000)
+    store = store_at(f"faults/{uuid4().hex}", settings, tmp_path / "cache")
+    first = publish(store, {"a.bin": b"a" * 2000})
+    for path in (tmp_path / "cache" / "files").rglob("*"):
+        os.utime(path, (1, 1))  # not used for long
+    second = publish(store, {"b.bin": b"b" * 2000, "c.bin": b"c" * 2000})
+
+    kept = [path.stat().st_size for path in (tmp_path / "cache/files").rglob("*") if path.is_file()]
+
+    assert kept == [2000, 2000]
+    assert_whole(store, first, {"a.bin": b"a" * 2000})
+    assert_whole(store, second, {"b.bin": b"b" * 2000, "c.bin": b"c" * 2000})
+
+
 def test_a_server_that_is_really_full_says_so_and_nothing_is_visible(tmp_path: Path) -> None:
     with s3_server(tmp_path / "weed", num_volumes=3, volume_mb=1) as server:
         settings = impatient(server, patience_s=3.0)
@@ -223,18 +253,25 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Path) ->
             assert_whole(fresh, ref, {"a.bin": data})
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A real disk of its own, if this machine lets us mount one."""
+    folder.mkdir()
+    command = ["/usr/bin/env", "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["/usr/bin/env", "umount", str(folder)], check=True)
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_disk_that_is_really_full_says_so_and_a_bigger_one_goes_on(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["/usr/bin/env", "mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if subprocess.run(options, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine lets nobody mount")
     shards = {f"{index}.bin": bytes([index]) * (1 << 20) for index in range(4)}
-    try:
+    with small_disk(tmp_path / "disk", "size=3m") as disk:
         if kind == "folder":
             small: ArtifactStore = FolderStore(disk)
             big: ArtifactStore = FolderStore(tmp_path / "big")
@@ -249,8 +286,12 @@ def test_a_disk_that_is_really_full_says_so_and_a_bigger_one_goes_on(
 
         assert [item for item in small.objects() if item.key.startswith("manifests/")] == []
         assert_whole(big, publish(big, shards), shards)
-    finally:
-        subprocess.run(["/usr/bin/env", "umount", str(disk)], check=True)
+
+
+def test_a_read_only_disk_says_so_before_any_work(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m,ro") as disk:
+        with pytest.raises(ConfigError, match="cannot be written: Read-only file system"):
+            FolderStore(disk).prepare()
 
 
 # Kills of the publishing process

@@ -31,7 +31,7 @@ from interloom.core.artifacts import (
 from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
 from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
 
-SAMPLE_BYTES = 64 << 20  # a sampled check hashes about this much of an artifact
+_SAMPLE_BYTES = 64 << 20  # a sampled check hashes about this much of an artifact
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _AGAIN = "run its stage again, or interloom data heal, to make it anew"
@@ -228,7 +228,7 @@ class FolderStore:
             yield Damage(TREE, str(tree), "does not exist", is_missing=True)
         elif tree.read_bytes() != tree_json(manifest.shards):
             yield Damage(TREE, str(tree), "has other bytes than the tree", is_missing=False)
-        hashed = frozenset(sampled(manifest.shards, every_byte=every_byte))
+        hashed = frozenset(_sampled(manifest.shards, every_byte=every_byte))
         for shard in shards_by_digest(manifest.shards):
             if damage := self._damage(shard, every_byte=shard.path in hashed):
                 yield damage
@@ -332,10 +332,9 @@ def shards_by_digest(shards: Sequence[Shard]) -> tuple[Shard, ...]:
     return tuple(sorted(shards, key=lambda shard: (shard.sha256, shard.path)))
 
 
-def sampled(
-    shards: Sequence[Shard], *, every_byte: bool, num_bytes: int = SAMPLE_BYTES
-) -> Iterator[str]:
+def _sampled(shards: Sequence[Shard], *, every_byte: bool) -> Iterator[str]:
     """The paths of the shards whose bytes a check hashes: all, or the first by digest."""
+    num_bytes = _SAMPLE_BYTES
     for shard in shards_by_digest(shards):
         if not every_byte and num_bytes < 0:
             return

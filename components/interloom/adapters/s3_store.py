@@ -7,6 +7,7 @@ cache lie in a local folder store. Shards pass in blocks and parts: never a data
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,6 @@ from interloom.adapters.folder_store import (
     object_key,
     of_kind,
     raise_first,
-    sampled,
     shards_by_digest,
 )
 from interloom.adapters.s3_bucket import Head, S3Bucket
@@ -40,6 +40,7 @@ from interloom.core.artifacts import (
 from interloom.core.errors import ConfigError, DataError, MissingError
 from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
 
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _NUM_THREADS = 4
 _NUM_RACERS = 8
 _SAMPLE_BYTES = 16 << 20  # what a sampled check of an artifact fetches and hashes
@@ -76,6 +77,7 @@ class S3Store:
         self._cache_bytes = cache_bytes
         self._needs_conditional_writes = needs_conditional_writes
         self._is_ready = False
+        self._num_cached: int | None = None  # bytes; None until it was counted
         self._lock = Lock()
 
     @property
@@ -114,7 +116,7 @@ class S3Store:
                 self._keep_artifact(manifest)
                 for file, shard in files.items():
                     self._cache.keep_object(file, shard)
-                self._trim()
+                self._make_room(sum(shard.num_bytes for shard in files.values()))
 
             yield StagedDraft(kind, folder, keep)
 
@@ -140,7 +142,7 @@ class S3Store:
             target = folder / "shard"
             raise_first(shard.path, self._fetch(shard, target))
             self._cache.keep_object(target, shard)
-        self._trim()
+        self._make_room(shard.num_bytes)
         return self._cache.local_path(shard)
 
     def open_shard(self, shard: Shard) -> AbstractContextManager[BinaryIO]:
@@ -234,7 +236,7 @@ class S3Store:
 
     def _set_aside(self, key: str, found: Head, shard: Shard) -> None:
         """Keep a copy of an object that looks wrong before it is written anew."""
-        is_plain = "-" not in found.etag
+        is_plain = _MD5.fullmatch(found.etag) is not None
         if found.num_bytes != shard.num_bytes or (is_plain and found.etag != shard.md5):
             self._bucket.copy(key, f"{self._prefix}quarantine/{shard.md5}-{found.etag}")
 
@@ -248,17 +250,22 @@ class S3Store:
         elif tree != expected:
             fault = "has other bytes than the tree"
             yield Damage(TREE, f"{self.url}/{key}", fault, is_missing=False)
-        hashed = frozenset(sampled(manifest.shards, every_byte=every_byte, num_bytes=_SAMPLE_BYTES))
         ordered = shards_by_digest(manifest.shards)
+        hashed = frozenset(shard.path for shard in (ordered if every_byte else _sample(ordered)))
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             found = pool.map(lambda s: self._damage(s, every_byte=s.path in hashed), ordered)
             yield from (damage for damage in found if damage is not None)
 
     def _damage(self, shard: Shard, *, every_byte: bool) -> Damage | None:
-        """What is wrong with a shard's object, if anything."""
+        """What is wrong with a shard's object, if anything.
+
+        A tag that looks like an md5 but is not the shard's makes us read the bytes.
+        """
         if every_byte:
             return self._fetch(shard, None)
         found = self._bucket.head(self._prefix + object_key(shard.md5))
+        if found is not None and _MD5.fullmatch(found.etag) and found.etag != shard.md5:
+            return self._fetch(shard, None)
         return self._sized(shard, None if found is None else found.num_bytes)
 
     def _fetch(self, shard: Shard, target: Path | None) -> Damage | None:
@@ -314,16 +321,34 @@ class S3Store:
                 "server, or set INTERLOOM_S3_CONDITIONAL_WRITES=false to let the catalog decide"
             )
 
-    def _trim(self) -> None:
-        """Let the cache go of what was not used for longest, until it is small enough."""
-        found = []
-        for kept in self._cache.objects():
-            path = self._cache.root / kept.key
-            with suppress(FileNotFoundError):
-                found.append((path.stat().st_mtime, kept.num_bytes, path))
-        surplus = sum(num_bytes for _, num_bytes, _ in found) - self._cache_bytes
-        for used, num_bytes, path in sorted(found):
-            if surplus <= 0 or time.time() - used < _UNTOUCHED_S:
+    def _make_room(self, num_bytes: int) -> None:
+        """Let the cache go of what was not used for longest, if it has grown too large.
+
+        Args:
+            num_bytes: What was just put there.
+        """
+        with self._lock:
+            self._num_cached = None if self._num_cached is None else self._num_cached + num_bytes
+            if self._num_cached is not None and self._num_cached <= self._cache_bytes:
                 return
-            path.unlink(missing_ok=True)
-            surplus -= num_bytes
+            found = []
+            for kept in self._cache.objects():
+                path = self._cache.root / kept.key
+                with suppress(FileNotFoundError):
+                    found.append((path.stat().st_mtime, kept.num_bytes, path))
+            total = sum(size for _, size, _ in found)
+            for used, size, path in sorted(found):
+                if total <= self._cache_bytes or time.time() - used < _UNTOUCHED_S:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
+            self._num_cached = total
+
+
+def _sample(ordered: Sequence[Shard]) -> Iterator[Shard]:
+    """The shards whose bytes a sampled check fetches: the first by digest that fit its budget."""
+    budget = _SAMPLE_BYTES
+    for shard in ordered:
+        if shard.num_bytes <= budget:
+            budget -= shard.num_bytes
+            yield shard
