@@ -289,9 +289,11 @@ def test_a_disk_that_is_really_full_says_so_and_a_bigger_one_goes_on(
 
 
 def test_a_read_only_disk_says_so_before_any_work(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=1m,ro") as disk:
-        with pytest.raises(ConfigError, match="cannot be written: Read-only file system"):
-            FolderStore(disk).prepare()
+    with (
+        small_disk(tmp_path / "disk", "size=1m,ro") as disk,
+        pytest.raises(ConfigError, match="cannot be written: Read-only file system"),
+    ):
+        FolderStore(disk).prepare()
 
 
 # Kills of the publishing process
