@@ -58,7 +58,12 @@ def rendered(folder: Path) -> list[Resource]:
         found += [document for document in documents if document]
     for kind in ("ConfigMap", "Secret"):
         for entry in body.get(f"{kind[0].lower()}{kind[1:]}Generator", ()):
-            found.append(_generated(folder, kind, entry))
+            made = _generated(folder, kind, entry)
+            if entry.get("behavior") == "replace":
+                before = next(one for one in found if _name(one) == _name(made))
+                before[_field(kind)] = made[_field(kind)]
+            else:
+                found.append(made)
     for resource in found:
         _adorn(resource, body)
     for patch in body.get("patches", ()):
@@ -81,8 +86,11 @@ def _generated(folder: Path, kind: str, entry: Mapping[str, Any]) -> Resource:
     metadata = {"name": entry["name"]}
     if "namespace" in entry:
         metadata["namespace"] = entry["namespace"]
-    field = "stringData" if kind == "Secret" else "data"
-    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, field: data}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, _field(kind): data}
+
+
+def _field(kind: str) -> str:
+    return "stringData" if kind == "Secret" else "data"
 
 
 def _patch(found: list[Resource], target: Mapping[str, str], steps: list[Any]) -> None:

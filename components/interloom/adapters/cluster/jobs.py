@@ -72,7 +72,10 @@ class JobWorkloads:
         owners = {pod["metadata"]["labels"].get("job-name") for pod in pods}
         names = [item["metadata"]["name"] for item in jobs]
         bare = [name for name in names if name not in owners]
-        return Sight(_phase(jobs, job.num_ranks), pods, waiting=list(self._held_up(bare)))
+        phase = _phase(jobs, job.num_ranks)
+        if phase is Phase.QUEUED:
+            return Sight(phase, pods, f"waits for Kueue in {self.profile.pool(job.stage).queue}")
+        return Sight(phase, pods, waiting=list(self._held_up(bare)))
 
     def remove(self, job: StageJob, number: int) -> None:
         """Delete the ranks' Jobs; their pods go with them."""
@@ -158,6 +161,8 @@ def _phase(jobs: list[dict[str, Any]], num_ranks: int) -> Phase:
         return Phase.FAILED
     if len(jobs) == num_ranks and all(_is(item, "Complete") for item in jobs):
         return Phase.SUCCEEDED
+    if any(item["spec"].get("suspend") for item in jobs):
+        return Phase.QUEUED
     return Phase.RUNNING
 
 
