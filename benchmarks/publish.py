@@ -33,7 +33,7 @@ from interloom.testing.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 
 NUM_BYTES = 10_000
 TURNS = {1_000: 3, 10_000: 2}
-DVC_TIMEOUT_S = 280
+DVC_TIMEOUT_S = 1_500
 
 
 def make_files(folder: Path, count: int) -> None:
