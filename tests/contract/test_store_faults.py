@@ -7,6 +7,7 @@ Each seed is in the test's name.
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -546,6 +547,8 @@ def test_a_private_authority_is_trusted_when_it_is_named(tmp_path: Path) -> None
 
 def make_certificates(folder: Path) -> None:
     """An authority of our own, and a server's certificate by it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl program is not installed")
 
     def openssl(*arguments: str) -> None:
         subprocess.run(
