@@ -22,6 +22,7 @@ from interloom.config.settings import child_environment
 from interloom.core.errors import MissingError, TransientError
 
 START_TIMEOUT_S = 240.0
+_KNOCK_TIMEOUT_S = 20.0
 _FOLDER_PREFIX = "server-"
 
 
@@ -53,18 +54,50 @@ def prefect_api(home: Path, named_url: str | None = None) -> Iterator[str]:
 
     Raises:
         MissingError: Prefect is not installed.
-        TransientError: The server did not start.
+        TransientError: The server did not start, does not answer, or went away.
     """
     home = home.absolute()
     url = named_url or environment().get("PREFECT_API_URL")
     if url:
         (home / "prefect").mkdir(parents=True, exist_ok=True)
         export(quiet(home) | {"PREFECT_API_URL": url})
-        yield url
+        with _explained(url):
+            _knock(url)
+            yield url
         return
     with _own_server(home) as url:
         export(quiet(home) | {"PREFECT_API_URL": url, "PREFECT_LOGGING_TO_API_ENABLED": "false"})
-        yield url
+        with _explained(url):
+            yield url
+
+
+def _knock(url: str) -> None:
+    """Have the server answer, whatever it says.
+
+    Raises:
+        TransportError: It does not.
+    """
+    from httpx import get
+
+    get(f"{url.rstrip('/')}/health", timeout=_KNOCK_TIMEOUT_S)
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Say which server is away, and that nothing is lost.
+
+    Raises:
+        TransientError: A connection to it failed within the block.
+    """
+    from httpx import TransportError
+
+    try:
+        yield
+    except (ConnectionError, TransportError) as error:
+        raise TransientError(
+            f"the Prefect server at {url} does not answer: {error}; what is complete is kept; "
+            "next: start the server, or unset PREFECT_API_URL, and give the same command again"
+        ) from error
 
 
 @contextmanager

@@ -124,6 +124,46 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(
     assert not list((tmp_path / "home" / "prefect").glob("server-*"))
 
 
+def test_a_killed_prefect_server_is_named_and_the_same_command_goes_on(
+    smoked: Smoked, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *FIRST],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    (server,) = (
+        child
+        for child in _once_training(process)
+        if "interloom_flows.prefect_server" in child.cmdline()
+    )
+    server.kill()
+    _, said = process.communicate()
+    again = interloom(tmp_path, *FIRST)
+
+    assert process.returncode == 75, said
+    assert "the Prefect server at http://127.0.0.1" in said
+    assert "does not answer" in said
+    assert again.returncode == 0, again.stderr
+    assert outputs(tmp_path).items() <= outputs(smoked.folder).items()
+
+
+def test_a_server_that_is_named_and_away_stops_the_run_before_any_stage(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", COMMAND, *FIRST],
+        cwd=tmp_path,
+        env={**environment(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert said.returncode == 75
+    assert "the Prefect server at http://127.0.0.1:9/api does not answer" in said.stderr
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupt_ends_everything_and_is_no_traceback(name: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
