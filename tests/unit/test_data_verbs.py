@@ -11,6 +11,7 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import MissingError, TransientError
 from interloom.core.ids import new_run_id
 from interloom.ports.catalog import RunStart, RunState
+from interloom.stages.sweeping import reconcile
 from interloom_flows.cli.application import run_command
 from interloom_flows.data.garbage import find_garbage, needed, remove_garbage
 
@@ -278,6 +279,8 @@ def test_gc_keeps_what_a_live_model_was_made_from(services: Services, command: C
         services.store.manifest(unused)
     [entry] = services.catalog.audit(subject=f"{unused.kind}:{unused.id}")
     assert entry.action == "gc"
+    assert command("verify") == (0, "4 artifacts are whole.\n", "")  # what went is not missed
+    assert list(reconcile(services.contract)) == []
 
 
 def test_gc_leaves_alone_what_is_young_or_of_another_catalog(services: Services) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError, MissingError
+from interloom.ports.catalog import Catalog
+from interloom.ports.store import ArtifactStore
 from interloom.stages.contract import StageContract
 from interloom.stages.leasing import end_dead_runs
+
+COLLECTED = "gc"  # the action, in the audit, of removing what nobody needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def sweep(contract: StageContract, *, grace_s: float) -> Swept:
 
 
 def reconcile(contract: StageContract, *, every_byte: bool = False) -> Iterator[Lost]:
-    """Compare every published artifact with the store; gives those whose bytes are gone.
+    """Compare every published artifact with the store; gives those whose bytes were lost.
 
     Nothing is changed: a stage whose result is not whole is executed again by the next run that
     wants it, and a named version says which recipe that is.
@@ -79,7 +83,15 @@ def reconcile(contract: StageContract, *, every_byte: bool = False) -> Iterator[
             try:
                 contract.store.verify(ref, every_byte=every_byte)
             except (DataError, MissingError) as error:
-                yield _lost(contract, ref, str(error))
+                if not was_collected(catalog, contract.store, ref):
+                    yield _lost(contract, ref, str(error))
+
+
+def was_collected(catalog: Catalog, store: ArtifactStore, ref: ArtifactRef) -> bool:
+    """Whether an artifact is not in the store because garbage collection removed it."""
+    return not store.holds(ref) and any(
+        entry.action == COLLECTED for entry in catalog.audit(subject=f"{ref.kind}:{ref.id}")
+    )
 
 
 def _lost(contract: StageContract, ref: ArtifactRef, what: str) -> Lost:

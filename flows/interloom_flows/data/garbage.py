@@ -15,6 +15,7 @@ from interloom.core.artifacts import ArtifactRef, Manifest, tree_md5
 from interloom.core.errors import TransientError
 from interloom.ports.catalog import AuditEntry, Catalog
 from interloom.ports.store import ArtifactStore, StoredObject
+from interloom.stages.sweeping import COLLECTED
 
 _PAGE = 1000
 
@@ -142,7 +143,7 @@ def remove_garbage(
     for ref in garbage.artifacts:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         subject = f"{ref.kind}:{ref.id}"
-        catalog.record_audit(AuditEntry(now, who, "gc", subject, {"store": store.url}))
+        catalog.record_audit(AuditEntry(now, who, COLLECTED, subject, {"store": store.url}))
     return sum(item.num_bytes for item in removed)
 
 

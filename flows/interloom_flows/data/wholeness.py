@@ -9,6 +9,7 @@ from interloom.core.artifacts import ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError
 from interloom.ports.catalog import Catalog, DatasetVersion
 from interloom.ports.store import ArtifactStore, Damage
+from interloom.stages.sweeping import was_collected
 
 MANIFEST = "manifest"  # stands for the manifest where a shard's path is expected
 
@@ -43,7 +44,7 @@ def check(
     *,
     every_byte: bool = True,
 ) -> Iterator[Checked]:
-    """Look at each artifact of these versions once, in order.
+    """Look at each artifact of these versions once, in order; not at what ``gc`` removed.
 
     Args:
         catalog: Knows what an artifact should be, even if its manifest is lost.
@@ -56,6 +57,8 @@ def check(
         if version.ref in seen:
             continue
         seen.add(version.ref)
+        if was_collected(catalog, store, version.ref):
+            continue
         found = [*_manifest_damage(store, version.ref)]
         found += store.damages(catalog.manifest(version.ref), every_byte=every_byte)
         yield Checked(version, tuple(found))
