@@ -22,6 +22,7 @@ from interloom_flows.cli import (
     speaking,
     taking_in,
     training,
+    weaving,
 )
 from interloom_flows.cli.outcome import INTERRUPTED, conclude
 
@@ -46,8 +47,10 @@ app.command("reconcile")(governing.reconcile)
 app.command("tokenize")(speaking.tokenize)
 app.command("speak")(speaking.speak)
 app.command("chat")(speaking.chat)
+app.command("rebuild")(weaving.rebuild)
 app.command("verify-resume")(training.verify_resume)
 app.command("sweep")(training.sweep)
+app.command("curves")(training.curves)
 app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
 app.command("deploy")(deploying.deploy)
