@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
@@ -14,7 +16,8 @@ from interloom.ports.workspace import Workspace
 from interloom.testing import toy_speech
 from interloom.testing.engine import PlainEngine
 from interloom.text.bpe import TextTokenizer
-from interloom.text_to_token.decoding import Decoded, Job, Sampling, choose, decode
+from interloom.text_to_token.choosing import choose
+from interloom.text_to_token.decoding import TorchEngine
 from interloom.text_to_token.fitting import make_model, make_prompter
 from interloom.text_to_token.guards import (
     has_loop,
@@ -23,11 +26,14 @@ from interloom.text_to_token.guards import (
     refuse_text,
     word_error_rates,
 )
-from interloom.text_to_token.model import Cache, TextToTokenModel
+from interloom.text_to_token.jobs import Decoded, Job, Sampling
+from interloom.text_to_token.ledger import Ledger
+from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.pieces import Pieces, read_spoken
 from interloom.text_to_token.prompt import Prompter
 from interloom.text_to_token.runtime import TextToToken
 from interloom.text_to_token.spans import SpanRequest, SpanResult
+from interloom.text_to_token.stepping import CHUNK, PREFILL_ROWS, Stepper
 from interloom.text_to_token.task import TextToTokenTask, collate
 from interloom.training.loop import train
 from interloom.vocabulary.layout import Marker, VocabularyLayout
@@ -57,7 +63,7 @@ def trained() -> TextToTokenModel:
     import tempfile
 
     model = make_model(PROMPTER, CONFIG, seed=0)
-    task = TextToTokenTask(model, Pieces(SPOKEN, PROMPTER, CONFIG, seed=0), LAYOUT)
+    task = TextToTokenTask(model, Pieces(SPOKEN, PROMPTER, CONFIG, seed=0), PROMPTER)
     with tempfile.TemporaryDirectory() as folder:
         train(task, CONFIG.train, engine=PlainEngine, work=Workspace(Path(folder)), seed=0)
     return model
@@ -71,7 +77,7 @@ def requests(count: int) -> list[SpanRequest]:
 
 
 def synthesise(spans: list[SpanRequest], config: SynthesisConfig = SYNTHESIS) -> list[SpanResult]:
-    return TextToToken(trained(), PROMPTER, config=config).synthesise(spans)
+    return TextToToken.of(trained(), PROMPTER, config=config).synthesise(spans)
 
 
 def test_unseen_spans_of_any_length_are_spoken_right() -> None:
@@ -103,21 +109,55 @@ def test_the_order_of_the_requests_changes_nothing() -> None:
     assert forward == backward
 
 
+def engine(model: TextToTokenModel, num_slots: int = 4) -> TorchEngine:
+    return TorchEngine(model, num_slots=num_slots, speech_offset=LAYOUT.speech_offset)
+
+
 def test_refilled_slots_give_what_plain_greedy_decoding_gives() -> None:
     model = trained()
     prompts = [PROMPTER.prompt(PROMPTER.text_ids(s.text), "speaker-0") for s in requests(12)]
     jobs = [Job(prompt, 60, np.zeros(61)) for prompt in prompts]
 
-    decoded = decode(
-        model,
-        jobs,
-        num_slots=4,
-        speech_offset=LAYOUT.speech_offset,
-        sampling=Sampling(0.0, 1.0),
-    )
+    decoded = engine(model).decode(jobs)
 
     for job, one in zip(jobs, decoded, strict=True):
         assert one.codes.tolist() == plain_greedy(model, job)
+
+
+@cache
+def untrained() -> TextToTokenModel:
+    """It seldom ends, so that spans take several chunks."""
+    model = make_model(PROMPTER, CONFIG.model_copy(update={"num_layers": 1}), seed=2)
+    with torch.no_grad():
+        model.head.weight[-1] *= 0.5
+    return model.eval()
+
+
+def mixed_job(index: int) -> Job:
+    """Short and long, greedy and drawn."""
+    rng = np.random.Generator(np.random.Philox(key=index))
+    ids = rng.integers(TOKENIZER.vocab_size, size=1 + index * 7 % 23).tolist()
+    limit = 1 + index * 37 % (2 * CHUNK)
+    sampling = Sampling(temperature=[0.0, 1.0, 0.7][index % 3], top_p=[0.9, 1.0][index % 2])
+    prompt = PROMPTER.prompt(ids, f"speaker-{index % 2}")
+    return Job(prompt, limit, rng.random(limit + 1), sampling)
+
+
+@cache
+def alone(index: int) -> tuple[list[int], bool]:
+    [one] = engine(untrained()).decode([mixed_job(index)])
+    return one.codes.tolist(), one.ended
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=9, unique=True))
+def test_codes_depend_on_no_neighbour_no_order_and_no_slot(indices: list[int]) -> None:
+    shared = engine(untrained())
+    shared.decode([mixed_job(19), mixed_job(3)])  # what the cache held before does not matter
+
+    crowd = shared.decode([mixed_job(index) for index in indices])
+
+    assert [(one.codes.tolist(), one.ended) for one in crowd] == [alone(at) for at in indices]
 
 
 def plain_greedy(model: TextToTokenModel, job: Job) -> list[int]:
@@ -138,24 +178,39 @@ def plain_greedy(model: TextToTokenModel, job: Job) -> list[int]:
     return codes
 
 
-def test_one_position_at_a_time_gives_the_logits_of_the_whole() -> None:
+def test_prefill_and_steps_give_the_logits_of_the_whole() -> None:
     model = make_model(PROMPTER, CONFIG, seed=3).eval()
-    batch = collate([Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(0)[0]], LAYOUT)
-    length = batch.ids.shape[1]
+    batch = collate([Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(0)[0]], PROMPTER)
+    length, start = batch.ids.shape[1], 4
     whole = model(batch.ids, batch.places, torch.ones(1, length, dtype=torch.bool))
-    cache = Cache(model.shape, num_slots=2, capacity=length + 3, device=model.device)
+    stepper = Stepper(model, num_slots=2, num_chunks=2)
+    ids, places = (one[:, :start].repeat(PREFILL_ROWS, 1) for one in (batch.ids, batch.places))
 
-    for at in range(length):
+    read = stepper.prefill(ids, places, torch.full((PREFILL_ROWS,), start - 1))
+
+    torch.testing.assert_close(read.logits[3], whole[start - 1], rtol=1e-4, atol=1e-4)
+    stepper.place(read, 5, slot=1, length=start)
+    for at in range(start, length):
         ids, places = batch.ids[:, at].repeat(2), batch.places[:, at].repeat(2)
-        step = model.step(ids, places, torch.tensor([at, at]), cache=cache)
-
+        step = stepper.step(ids, places, torch.tensor([0, at]), num_chunks=2)
         torch.testing.assert_close(step[1], whole[at], rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_that_no_slot_has_reached_change_no_bit() -> None:
+    model = untrained()
+    ids, places, at = torch.tensor([5, 6]), torch.tensor([0.0, 1.0]), torch.tensor([0, 1])
+    one, other = (Stepper(model, num_slots=2, num_chunks=4) for _ in range(2))
+
+    few = one.step(ids, places, at, num_chunks=1)
+    many = other.step(ids, places, at, num_chunks=4)
+
+    assert torch.equal(few, many)
 
 
 def test_only_codes_and_the_end_are_targets() -> None:
     example = Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(0)[0]
 
-    batch = collate([example], LAYOUT)
+    batch = collate([example], PROMPTER)
 
     assert batch.targets.tolist() == [*example.codes.tolist(), LAYOUT.codebook_size]
     first = int(batch.wanted[0].nonzero()[0])
@@ -168,8 +223,8 @@ def test_padding_does_not_change_the_loss_of_a_row() -> None:
     batch = sorted(Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(3), key=len)
     short, long = batch[0], batch[-1]
 
-    alone = collate([short], LAYOUT)
-    beside = collate([long, short], LAYOUT)
+    alone = collate([short], PROMPTER)
+    beside = collate([long, short], PROMPTER)
 
     torch.testing.assert_close(
         model(alone.ids, alone.places, alone.wanted),
@@ -278,13 +333,14 @@ def test_a_refused_span_is_tried_again_and_then_stays_text() -> None:
     [result] = synthesise([SpanRequest("a", "decade face")], config)
 
     assert (result.accepted, result.reason, result.attempts) == (False, "no end", 3)
+    assert result.refusals == ("no end", "no end", "no end")
 
 
 def test_another_attempt_draws_other_numbers() -> None:
     spans = [SpanRequest(f"{at}", "bad cab fade", attempt=at % 2) for at in range(2)]
     model = make_model(PROMPTER, CONFIG, seed=0)
     config = SYNTHESIS.model_copy(update={"max_attempts": 1, "min_tokens_per_word": 0.0})
-    speaker = TextToToken(model, PROMPTER, config=config)
+    speaker = TextToToken.of(model, PROMPTER, config=config)
 
     jobs = [speaker._job(one) for one in map(first_try, spans)]
 
@@ -299,10 +355,10 @@ def first_try(span: SpanRequest):  # type: ignore[no-untyped-def]
 
 def test_a_span_that_is_misread_is_refused() -> None:
     config = SYNTHESIS.model_copy(update={"judged_share": 1.0, "max_attempts": 2})
-    deaf = TextToToken(
+    deaf = TextToToken.of(
         trained(), PROMPTER, config=config, judge=lambda codes: ["something else"] * len(codes)
     )
-    hears = TextToToken(
+    hears = TextToToken.of(
         trained(),
         PROMPTER,
         config=config,
@@ -313,7 +369,11 @@ def test_a_span_that_is_misread_is_refused() -> None:
     spoken = hears.synthesise(requests(3))
 
     assert [result.reason for result in refused] == ["misread"] * 3
-    assert all(result.accepted for result in spoken)
+    assert [result.refusals for result in refused] == [("misread", "misread")] * 3
+    assert all((result.error_rate or 0.0) >= 1.0 for result in refused)
+    assert all(result.accepted and result.error_rate == 0.0 for result in spoken)
+    assert deaf.ledger.refusals == {"misread": 6}
+    assert (deaf.ledger.read_back, deaf.ledger.retries) == (6, 3)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +394,14 @@ def test_a_repeated_cycle_is_a_loop(codes: list[int], is_loop: bool) -> None:  #
 
 @pytest.mark.parametrize(
     ("num_codes", "ended", "reason"),
-    [(20, True, None), (20, False, "no end"), (1, True, "too short"), (0, True, "too short")],
+    [
+        (20, True, None),
+        (20, False, "no end"),
+        (1, True, "too short"),
+        (0, True, "too short"),
+        (38, True, None),
+        (39, True, "too long"),
+    ],
 )
 def test_each_guard_has_its_reason(
     num_codes: int,
@@ -352,10 +419,29 @@ def test_the_limit_grows_with_the_words_up_to_thirty_seconds() -> None:
     assert longest("word " * 100, SynthesisConfig()) == 375
 
 
-def test_code_and_punctuation_are_no_speech() -> None:
-    assert refuse_text("{x: [1, 2]} += <b>;")
-    assert refuse_text("...")
-    assert not refuse_text("It's 12 o'clock!")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{x: [1, 2]} += <b>;", "unpronounceable"),
+        ("...", "unpronounceable"),
+        ("", "unpronounceable"),
+        ("\U0001f600 \U0001f44d\U0001f3fd", "unpronounceable"),
+        ("\u200b\u200f\u2066", "unpronounceable"),
+        ("| a | b |\n|---|---|\n| 1 | 2 |", "unpronounceable"),
+        ("word " * 300, "text too long"),
+        ("x" * 10_000_000, "text too long"),
+        ("7" * 400, "text too long"),
+        ("1234567890" * 4, None),
+        ("It's 12 o'clock!", None),
+        ("\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", None),
+    ],
+)
+def test_a_text_that_no_voice_can_say_is_not_tried(text: str, reason: str | None) -> None:
+    assert refuse_text(text, SynthesisConfig()) == reason
+
+
+def test_a_number_of_forty_digits_may_take_the_time_of_forty_words() -> None:
+    assert longest("9" * 40, SynthesisConfig()) == 40 * 9 + 6
 
 
 def test_word_error_rates_are_of_normal_forms() -> None:
@@ -367,7 +453,7 @@ def test_sampling_follows_the_probabilities_within_the_nucleus() -> None:
     logits = torch.tensor(probabilities).log().repeat(4000, 1)
     draws: NDArray[np.float64] = np.random.Generator(np.random.Philox(key=1)).random(4000)
 
-    chosen = choose(logits, draws, Sampling(temperature=1.0, top_p=0.9))
+    chosen = choose(logits, draws, np.full(4000, 1.0), np.full(4000, 0.9))
 
     share = np.bincount(chosen, minlength=4) / 4000
     np.testing.assert_allclose(share, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], atol=0.02)
@@ -376,7 +462,29 @@ def test_sampling_follows_the_probabilities_within_the_nucleus() -> None:
 def test_temperature_zero_takes_the_best() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 1.0, 1.0]])
 
-    assert choose(logits, np.array([0.9, 0.9]), Sampling(0.0, 0.5)).tolist() == [1, 0]
+    chosen = choose(logits, np.array([0.9, 0.9]), np.zeros(2), np.full(2, 0.5))
+
+    assert chosen.tolist() == [1, 0]
+
+
+def test_a_nucleus_of_many_outputs_is_the_same_as_after_a_full_sort() -> None:
+    logits = torch.randn(6, 500, generator=torch.Generator().manual_seed(1)) * 0.1
+    draws = np.linspace(0.0, 0.999, 6)
+    ranked = logits.double().softmax(-1).sort(descending=True)
+    reached = ranked.values.cumsum(-1).numpy()
+    mass = [row[np.argmax(row >= 0.95)] for row in reached]
+    expected = [
+        int(ranked.indices[at, np.argmax(reached[at] >= draws[at] * mass[at])]) for at in range(6)
+    ]
+
+    chosen = choose(logits, draws, np.ones(6), np.full(6, 0.95))
+
+    assert chosen.tolist() == expected
+
+
+def test_outputs_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="outputs are not finite, so its weights are broken"):
+        choose(torch.tensor([[0.0, torch.nan]]), np.zeros(1), np.zeros(1), np.ones(1))
 
 
 def test_a_span_that_never_ends_is_cut_off_at_its_limit() -> None:
@@ -385,13 +493,7 @@ def test_a_span_that_never_ends_is_cut_off_at_its_limit() -> None:
         model.norm.weight.fill_(0)  # all outputs alike: the first one is taken
     prompt = PROMPTER.prompt([1, 2], "speaker-0")
 
-    [one] = decode(
-        model,
-        [Job(prompt, 5, np.zeros(6))],
-        num_slots=2,
-        speech_offset=LAYOUT.speech_offset,
-        sampling=Sampling(0.0, 1.0),
-    )
+    [one] = engine(model, num_slots=2).decode([Job(prompt, 5, np.zeros(6))])
 
     assert isinstance(one, Decoded)
     assert (one.codes.tolist(), one.ended) == ([0] * 5, False)
@@ -414,3 +516,24 @@ def test_a_prompter_knows_which_texts_it_can_say() -> None:
     assert isinstance(PROMPTER, Prompter)
     assert PROMPTER.can_say(PROMPTER.text_ids("bad cab"))
     assert not PROMPTER.can_say(PROMPTER.text_ids("zzz"))
+
+
+def test_the_ledger_adds_up_what_was_tried_and_what_was_kept() -> None:
+    speaker = TextToToken.of(trained(), PROMPTER, config=SYNTHESIS)
+
+    results = speaker.synthesise([*requests(3), SpanRequest("no", "!!!")])
+    speaker.synthesise(requests(1))
+
+    ledger = speaker.ledger
+    codes = sum(len(result.codes) for result in results) + len(results[0].codes)
+    assert (ledger.spans, ledger.accepted, ledger.attempts) == (5, 4, 4)
+    assert (ledger.accepted_tokens, ledger.drawn_tokens) == (codes, codes)
+    assert ledger.refusals == {"unpronounceable": 1}
+    named = {metric.name: metric.value for metric in ledger.metrics("synthesis")}
+    assert named["synthesis/drawn_per_accepted_token"] == 1
+    assert named["synthesis/refused/unpronounceable"] == 1
+    assert named["synthesis/cpu_ms_per_accepted_token"] > 0
+
+
+def test_a_ledger_without_speech_has_no_cost_a_token() -> None:
+    assert not any("per_accepted" in metric.name for metric in Ledger(spans=2).metrics("x"))

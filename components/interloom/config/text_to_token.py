@@ -1,6 +1,8 @@
 """The text-to-token model: its shape, its training, and how spans are synthesised."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -8,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 
@@ -17,10 +20,65 @@ from interloom.config.training import TrainConfig
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class TextToTokenConfig(Frozen):
-    """A small decoder-only model that speaks text as codes (P1, section 3 of the method).
+Size = Literal["custom", "1m", "5m", "30m", "100m", "300m", "1.5b"]
+
+
+class ModelSize(Frozen):
+    """The size of a decoder-only model.
 
     Attributes:
+        width: D, of the residual stream.
+        num_layers: Transformer blocks.
+        num_heads: Attention heads; must divide the width into even parts.
+        num_kv_heads: Key and value heads; divides ``num_heads``.
+        ffn_size: Inner width of SwiGLU.
+    """
+
+    width: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    num_kv_heads: PositiveInt
+    ffn_size: PositiveInt
+
+
+def _size(width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> ModelSize:
+    return ModelSize(
+        width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, ffn_size=ffn
+    )
+
+
+SIZES: Mapping[str, ModelSize] = MappingProxyType(
+    {
+        "1m": _size(128, 4, 4, 4, 336),
+        "5m": _size(256, 6, 8, 8, 688),
+        "30m": _size(512, 8, 8, 8, 1376),
+        "100m": _size(768, 12, 12, 12, 2048),
+        "300m": _size(1024, 24, 16, 8, 2816),
+        "1.5b": _size(2048, 28, 16, 8, 5632),
+    }
+)
+"""Named sizes, roughly in weights without embeddings."""
+
+
+class BaseConfig(Frozen):
+    """A language model of text to begin from, in Hugging Face's layout.
+
+    Attributes:
+        folder: Holds ``config.json``, ``tokenizer.json`` and safetensors of a Llama, a Qwen 2 or a
+            Qwen 3.
+        sha256: Digest of these files: what the result depends on. Leave it wrong once to be told.
+    """
+
+    folder: str
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = "0" * 64
+
+
+class TextToTokenConfig(Frozen):
+    """A decoder-only model that speaks text as codes (P1, section 3 of the method).
+
+    Attributes:
+        base: A language model of text to begin from; it fixes the size. None begins from nothing.
+        size: A named size, or ``custom``: the next three.
         width: D, of the residual stream.
         num_layers: Transformer blocks.
         num_heads: Attention heads; must divide the width into even parts.
@@ -35,6 +93,8 @@ class TextToTokenConfig(Frozen):
         max_positions: Longest text and speech together, in tokens; longer pairs are left out.
     """
 
+    base: BaseConfig | None = None
+    size: Size = "custom"
     width: PositiveInt = 128
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 4
@@ -52,6 +112,15 @@ class TextToTokenConfig(Frozen):
         weight_decay=0.05,
         threads_per_rank=1,
     )
+
+    @property
+    def model_size(self) -> ModelSize:
+        """The size of a model that begins from nothing."""
+        if self.size != "custom":
+            return SIZES[self.size]
+        ffn_size = 16 * round(self.width * 8 / 3 / 16)
+        heads = self.num_heads
+        return _size(self.width, self.num_layers, heads, heads, ffn_size)
 
     @model_validator(mode="after")
     def _shares_leave_room(self) -> Self:

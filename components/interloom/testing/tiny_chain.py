@@ -9,6 +9,7 @@ import torch
 
 from interloom.audio.files import encode_flac
 from interloom.config.language_model import LanguageModelConfig
+from interloom.config.patches import PatchConfig
 from interloom.config.speech_decoder import DecoderConfig, MelRegressorConfig, VocoderConfig
 from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig, TokenizerConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
@@ -30,7 +31,7 @@ from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.text.bpe import FILE, TextTokenizer
 from interloom.text_to_token.files import save_model as save_text_to_token
 from interloom.text_to_token.model import ModelShape, TextToTokenModel
-from interloom.text_to_token.prompt import Prompter
+from interloom.text_to_token.prompt import InputIds, Prompter
 from interloom.vocabulary.layout import VocabularyLayout
 
 NUM_CODES = 24
@@ -203,12 +204,23 @@ def _text_to_token(
 ) -> ArtifactRef:
     prompter = Prompter(
         layout=layout,
+        ids=InputIds.of_layout(layout, len(VOICES)),
         voices=VOICES,
         frames_per_byte=0.7,
         spoken_ids=frozenset(range(text.vocab_size)),
         text_tokenizer=text,
     )
-    model = TextToTokenModel(ModelShape(prompter.num_ids, NUM_CODES, 16, 1, 2))
+    shape = ModelShape(
+        num_ids=prompter.ids.size,
+        num_codes=NUM_CODES,
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_width=8,
+        ffn_size=48,
+    )
+    model = TextToTokenModel(shape)
     with store.draft(ArtifactKind.TEXT_TO_TOKEN_MODEL) as draft:
         save_text_to_token(draft, model, prompter, {})
         return draft.commit()
@@ -225,6 +237,7 @@ def _language_model(store: ArtifactStore, layout: VocabularyLayout) -> ArtifactR
         StoredModel(
             weights=model.state_dict(),
             config=config,
+            patches=PatchConfig(),
             layout=layout,
             card=ModelCard("tiny", "Nothing.", {}),
             parents=(),

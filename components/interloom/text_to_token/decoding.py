@@ -1,12 +1,12 @@
 """Continuous batching: a fixed number of slots, each refilled as soon as its span has ended.
 
-A span's codes depend on the span alone. Every step computes all slots, used or not, so that the
-shapes of the arithmetic never change with the neighbours; and the capacity of the cache, over which
-attention sums, is a function of the span: spans of one capacity share slots.
+A span's codes depend on the span alone (``stepping`` says why). Prompts of about one length are
+read together, those with the most codes to come first, so that the slots run empty together.
 
-Shapes: S = slots, C = capacity in positions, K = codes.
+Shapes: S = slots, R = rows of a prefill, L = its positions.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,149 +15,169 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interloom.text_to_token.model import Cache, TextToTokenModel
-from interloom.text_to_token.prompt import Prompt
+from interloom.text_to_token.choosing import choose
+from interloom.text_to_token.jobs import Decoded, Job
+from interloom.text_to_token.model import TextToTokenModel
+from interloom.text_to_token.stepping import CHUNK, PREFILL_ROWS, Prefilled, Stepper
 
-_CAPACITY_STEP = 64  # positions; few capacities, so that slots stay full
+_PROMPT_STEP = 8  # prompts are padded to a multiple of it
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One span to decode.
+class TorchEngine:
+    """Slots over a model, on its device."""
 
-    Attributes:
-        prompt: What the model reads first.
-        limit: Most codes to draw.
-        draws: A uniform number for each code and the end, shape (limit + 1,).
-    """
-
-    prompt: Prompt
-    limit: int
-    draws: NDArray[np.float64]
+    def __init__(self, model: TextToTokenModel, *, num_slots: int, speech_offset: int) -> None:
+        self._model = model.eval()
+        self._num_slots = num_slots
+        self._speech_offset = speech_offset
+        self._stepper: Stepper | None = None
+        self._num_chunks = 0
 
     @property
-    def capacity(self) -> int:
-        """Positions its cache holds."""
-        needed = len(self.prompt) + self.limit
-        return -(-needed // _CAPACITY_STEP) * _CAPACITY_STEP
+    def name(self) -> str:
+        """In the provenance of what it made."""
+        return f"torch, {self._num_slots} slots"
+
+    def decode(self, jobs: Sequence[Job]) -> list[Decoded]:
+        """The codes of each job, in the order of ``jobs``."""
+        if not jobs:
+            return []
+        stepper = self._room_for(max(len(job.prompt) + job.limit for job in jobs))
+        slots = _Slots(stepper, jobs, self._num_slots, self._speech_offset)
+        results: dict[int, Decoded] = {}
+        while slots.fill(results):
+            slots.step(results)
+        return [results[at] for at in range(len(jobs))]
+
+    def _room_for(self, num_positions: int) -> Stepper:
+        """A stepper that can hold so many positions; how many it can changes no result."""
+        num_chunks = -(-num_positions // CHUNK)
+        if self._stepper is None or num_chunks > self._num_chunks:
+            self._stepper = None  # frees the smaller cache first
+            self._stepper = Stepper(self._model, num_slots=self._num_slots, num_chunks=num_chunks)
+            self._num_chunks = num_chunks
+        return self._stepper
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """The codes of one job, and whether the model ended them itself."""
+class _Ready:
+    """A job whose prompt was read, with its first output."""
 
-    codes: NDArray[np.int32]
-    ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Temperature 0 takes the best; otherwise one of the nucleus ``top_p``."""
-
-    temperature: float
-    top_p: float
-
-
-def decode(
-    model: TextToTokenModel,
-    jobs: Sequence[Job],
-    *,
-    num_slots: int,
-    speech_offset: int,
-    sampling: Sampling,
-) -> list[Decoded]:
-    """The codes of each job, in the order of ``jobs``."""
-    results: dict[int, Decoded] = {}
-    for capacity in sorted({job.capacity for job in jobs}):
-        waiting = [at for at, job in enumerate(jobs) if job.capacity == capacity]
-        waiting.sort(key=lambda at: -jobs[at].limit)  # long ones first: slots run empty together
-        slots = _Slots(model, num_slots, capacity, speech_offset)
-        queue = iter(waiting)
-        slots.fill(jobs, queue)
-        while slots.busy:
-            results.update(slots.step(sampling))
-            slots.fill(jobs, queue)
-    return [results[at] for at in range(len(jobs))]
+    number: int
+    prefilled: Prefilled
+    row: int
+    first: int
 
 
 class _Slots:
-    """The state of all slots of one capacity."""
+    """The state of all slots."""
 
     def __init__(
-        self, model: TextToTokenModel, num_slots: int, capacity: int, speech_offset: int
+        self, stepper: Stepper, jobs: Sequence[Job], num_slots: int, speech_offset: int
     ) -> None:
-        self._model = model
-        self._offset = speech_offset
-        self._cache = Cache(
-            model.shape, num_slots=num_slots, capacity=capacity, device=model.device
-        )
-        self._tape = np.zeros((num_slots, capacity), np.int64)
-        self._places = np.zeros((num_slots, capacity), np.float32)
-        self._draws = np.zeros((num_slots, capacity + 1))
+        self._stepper, self._jobs, self._offset = stepper, jobs, speech_offset
+        self._ready = self._prefilled()
+        self._end = stepper.num_codes
+        longest = max(job.limit for job in jobs)
+        self._codes = np.zeros((num_slots, longest), np.int32)
+        self._draws = np.zeros((num_slots, longest + 1))
+        self._temperatures, self._top_ps = np.zeros(num_slots), np.ones(num_slots)
         self._rows = np.arange(num_slots)
-        self._at = np.zeros(num_slots, np.int64)  # position that is read next
-        self._prompt = np.zeros(num_slots, np.int64)  # length of the prompt
-        self._limit = np.zeros(num_slots, np.int64)
         self._job = np.full(num_slots, -1)  # -1: free
+        self._made = np.ones(num_slots, np.int64)  # codes so far; the last one is read next
+        self._limit = np.full(num_slots, longest)
+        self._prompt = np.zeros(num_slots, np.int64)  # its length
+        self._first_place = np.zeros(num_slots, np.float32)
 
-    @property
-    def busy(self) -> bool:
-        """Whether any slot has a job."""
+    def fill(self, results: dict[int, Decoded]) -> bool:
+        """Give jobs to free slots; whether any slot has one. Jobs that end at once are settled."""
+        for slot in np.flatnonzero(self._job < 0).tolist():
+            while (ready := next(self._ready, None)) is not None:
+                if ready.first == self._end:
+                    results[ready.number] = Decoded(np.zeros(0, np.int32), ended=True)
+                else:
+                    self._seat(slot, ready)
+                    break
         return bool((self._job >= 0).any())
 
-    def fill(self, jobs: Sequence[Job], queue: Iterator[int]) -> None:
-        """Give waiting jobs to free slots."""
-        for slot in np.flatnonzero(self._job < 0):
-            number = next(queue, None)
-            if number is None:
-                return
-            job = jobs[number]
-            length = len(job.prompt)
-            self._job[slot], self._at[slot] = number, 0
-            self._prompt[slot], self._limit[slot] = length, job.limit
-            self._tape[slot, :length] = job.prompt.ids
-            self._places[slot, :length] = job.prompt.places
-            self._draws[slot, : len(job.draws)] = job.draws
+    def step(self, results: dict[int, Decoded]) -> None:
+        """Read the newest code of every slot; jobs that end by it are settled."""
+        made = self._made
+        at = self._prompt + made - 1
+        ids = self._codes[self._rows, made - 1].astype(np.int64) + self._offset
+        places = self._first_place + (made - 1)
+        logits = self._stepper.step(
+            *_tensors(self._stepper.device, ids, places.astype(np.float32), at),
+            num_chunks=int(at.max()) // CHUNK + 1,
+        ).cpu()
+        draws = self._draws[self._rows, made]
+        chosen = choose(logits, draws, self._temperatures, self._top_ps)
+        busy = self._job >= 0
+        ended = chosen == self._end
+        over = busy & (ended | (made >= self._limit))
+        for slot in np.flatnonzero(over).tolist():
+            codes = self._codes[slot, : made[slot]].copy()
+            results[int(self._job[slot])] = Decoded(codes, bool(ended[slot]))
+        self._free(over)
+        goes_on = np.flatnonzero(busy & ~over)
+        self._codes[goes_on, made[goes_on]] = chosen[goes_on]
+        self._made[goes_on] += 1
 
-    def step(self, sampling: Sampling) -> list[tuple[int, Decoded]]:
-        """Read one position in every slot; returns the jobs that ended by it."""
-        at = self._at.copy()
-        ids, places = self._tape[self._rows, at], self._places[self._rows, at]
-        read = (torch.from_numpy(array).to(self._model.device) for array in (ids, places, at))
-        logits = self._model.step(*read, cache=self._cache).cpu()
-        drawn = at + 1 - self._prompt  # codes that stand before the one just chosen
-        chosen = choose(logits, self._draws[self._rows, drawn.clip(0)], sampling)
-        speaks = (drawn >= 0) & (self._job >= 0)
-        ended = speaks & (chosen == logits.shape[1] - 1)
-        over = ended | (speaks & (drawn >= self._limit))
-        goes_on = np.flatnonzero(speaks & ~over)
-        self._tape[goes_on, at[goes_on] + 1] = chosen[goes_on] + self._offset
-        self._places[goes_on, at[goes_on] + 1] = drawn[goes_on]
-        self._at += (self._job >= 0) & ~over
-        finished = [
-            (int(self._job[slot]), self._finish(slot, int(drawn[slot]), ended=bool(ended[slot])))
-            for slot in np.flatnonzero(over).tolist()
-        ]
-        self._job[over], self._at[over] = -1, 0
-        return finished
+    def _seat(self, slot: int, ready: _Ready) -> None:
+        """Let a job begin in a slot."""
+        job = self._jobs[ready.number]
+        length = len(job.prompt)
+        self._stepper.place(ready.prefilled, ready.row, slot=slot, length=length)
+        self._job[slot], self._made[slot], self._limit[slot] = ready.number, 1, job.limit
+        self._codes[slot, 0] = ready.first
+        self._prompt[slot], self._first_place[slot] = length, job.prompt.first_place
+        self._draws[slot, : job.limit + 1] = job.draws
+        self._temperatures[slot] = job.sampling.temperature
+        self._top_ps[slot] = job.sampling.top_p
 
-    def _finish(self, slot: int, num_codes: int, *, ended: bool) -> Decoded:
-        """The codes on a slot's tape."""
-        start = int(self._prompt[slot])
-        codes = self._tape[slot, start : start + num_codes] - self._offset
-        return Decoded(codes.astype(np.int32), ended)
+    def _free(self, over_S: NDArray[np.bool_]) -> None:
+        """Nobody sits there any more; what the slots compute from now on is thrown away."""
+        self._job[over_S] = -1
+        self._made[over_S], self._prompt[over_S] = 1, 0
+        self._codes[over_S, 0] = 0
+        self._temperatures[over_S] = 0.0
+
+    def _prefilled(self) -> Iterator[_Ready]:
+        """All jobs, the longest prompts first, read when they are asked for."""
+        for length, numbers in _rectangles(self._jobs):
+            yield from self._prefill(length, numbers)
+
+    def _prefill(self, length: int, numbers: Sequence[int]) -> Iterator[_Ready]:
+        """Read up to ``PREFILL_ROWS`` prompts of up to ``length`` positions."""
+        jobs = [self._jobs[number] for number in numbers]
+        ids = np.zeros((PREFILL_ROWS, length), np.int64)
+        places = np.zeros((PREFILL_ROWS, length), np.float32)
+        last, draws = np.zeros(PREFILL_ROWS, np.int64), np.zeros(PREFILL_ROWS)
+        temperatures, top_ps = np.zeros(PREFILL_ROWS), np.ones(PREFILL_ROWS)
+        for row, job in enumerate(jobs):
+            ids[row, : len(job.prompt)] = job.prompt.ids
+            places[row, : len(job.prompt)] = job.prompt.places
+            last[row], draws[row] = len(job.prompt) - 1, job.draws[0]
+            temperatures[row], top_ps[row] = job.sampling.temperature, job.sampling.top_p
+        prefilled = self._stepper.prefill(*_tensors(self._stepper.device, ids, places, last))
+        first = choose(prefilled.logits.cpu(), draws, temperatures, top_ps)
+        for row, number in enumerate(numbers):
+            yield _Ready(number, prefilled, row, int(first[row]))
 
 
-def choose(
-    logits_SK: Tensor, draws_S: NDArray[np.float64], sampling: Sampling
-) -> NDArray[np.int64]:
-    """One output a slot; each row depends on its own logits and number only."""
-    if sampling.temperature == 0:
-        return logits_SK.argmax(-1).numpy()
-    scaled = logits_SK.double() / sampling.temperature
-    probabilities, order = torch.sort(scaled.softmax(-1), dim=-1, descending=True, stable=True)
-    reached = probabilities.cumsum(-1).numpy()
-    kept = 1 + (reached < sampling.top_p).sum(-1).clip(max=reached.shape[1] - 1)
-    mass = np.take_along_axis(reached, kept[:, None] - 1, axis=-1)[:, 0]
-    rank = np.minimum((reached < (draws_S * mass)[:, None]).sum(-1), kept - 1)
-    return np.take_along_axis(order.numpy(), rank[:, None], axis=-1)[:, 0]
+def _rectangles(jobs: Sequence[Job]) -> Iterator[tuple[int, list[int]]]:
+    """Which prompts are read together, and the length that they are padded to."""
+    by_length: dict[int, deque[int]] = {}
+    for number in sorted(range(len(jobs)), key=lambda number: (-jobs[number].limit, number)):
+        length = -(-len(jobs[number].prompt) // _PROMPT_STEP) * _PROMPT_STEP
+        by_length.setdefault(length, deque()).append(number)
+    for length in sorted(by_length, reverse=True):
+        waiting = by_length[length]
+        while waiting:
+            yield length, [waiting.popleft() for _ in range(min(PREFILL_ROWS, len(waiting)))]
+
+
+def _tensors(device: torch.device, *arrays: NDArray[np.generic]) -> tuple[Tensor, Tensor, Tensor]:
+    """Three arrays on the device."""
+    first, second, third = (torch.from_numpy(array).to(device) for array in arrays)
+    return first, second, third

@@ -8,32 +8,58 @@ from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.text.normalise import normalise
-from interloom.text.speakable import has_letter, symbol_share
+from interloom.text.speakable import has_letter, speakable, symbol_share
 from interloom.text.words import word_equivalents
 
 _MAX_SYMBOLS = 0.05  # of a document's visible characters (section 9, row 8, of the method)
+_PATIENCE = 1.25  # decoding goes on so far beyond the longest, to tell too long from endless
 
 
 class Refusal(StrEnum):
     """Why a span was not spoken."""
 
+    TEXT_TOO_LONG = "text too long"
     UNPRONOUNCEABLE = "unpronounceable"
-    TOO_LONG_TEXT = "text too long"
     LOOP = "loop"
     NO_END = "no end"
+    TOO_LONG = "too long"
     TOO_SHORT = "too short"
     MISREAD = "misread"
 
 
-def refuse_text(text: str) -> bool:
-    """Whether no voice can say ``text``: it has no letter, or many symbols such as code has."""
-    return not has_letter(text) or symbol_share(text) > _MAX_SYMBOLS
+def refuse_text(text: str, config: SynthesisConfig) -> Refusal | None:
+    """Why ``text`` is not even tried.
+
+    Its words cannot be said within ``max_tokens``, it has nothing that a voice can say, or many
+    symbols, as code has.
+    """
+    if (
+        config.min_tokens_per_word * word_equivalents(text) - config.slack_tokens
+        > config.max_tokens
+    ):
+        return Refusal.TEXT_TOO_LONG
+    if not has_letter(text) or symbol_share(text) > _MAX_SYMBOLS:
+        return Refusal.UNPRONOUNCEABLE
+    if shortest(text, config) > config.max_tokens:  # a number may be said in many words
+        return Refusal.TEXT_TOO_LONG
+    return None
+
+
+def shortest(text: str, config: SynthesisConfig) -> float:
+    """The fewest codes that ``text`` may take, as it is said."""
+    words = word_equivalents(speakable(text))
+    return max(1.0, config.min_tokens_per_word * words - config.slack_tokens)
 
 
 def longest(text: str, config: SynthesisConfig) -> int:
-    """The most codes that ``text`` may take; synthesis that has not ended by then is refused."""
-    limit = config.max_tokens_per_word * word_equivalents(text) + config.slack_tokens
-    return min(config.max_tokens, int(limit))
+    """The most codes that ``text`` may take, as it is said."""
+    words = word_equivalents(speakable(text))
+    return min(config.max_tokens, int(config.max_tokens_per_word * words + config.slack_tokens))
+
+
+def patience(text: str, config: SynthesisConfig) -> int:
+    """The codes after which decoding is given up."""
+    return min(config.max_tokens, int(longest(text, config) * _PATIENCE))
 
 
 def refuse_codes(
@@ -44,8 +70,9 @@ def refuse_codes(
         return Refusal.LOOP
     if not ended:
         return Refusal.NO_END
-    least = config.min_tokens_per_word * word_equivalents(text) - config.slack_tokens
-    if len(codes) < max(1.0, least):
+    if len(codes) > longest(text, config):
+        return Refusal.TOO_LONG
+    if len(codes) < shortest(text, config):
         return Refusal.TOO_SHORT
     return None
 
@@ -61,10 +88,8 @@ def has_loop(codes: NDArray[np.int32], *, run: int, period: int) -> bool:
 
 
 def word_error_rates(texts: Sequence[str], heard: Sequence[str]) -> list[float]:
-    """Word error rate of each text as it was read back."""
+    """Word error rate of each text as it was read back; one without words counts as misread."""
     import jiwer
 
-    return [
-        float(jiwer.wer(normalise(text), normalise(other)))
-        for text, other in zip(texts, heard, strict=True)
-    ]
+    pairs = [(normalise(text), normalise(other)) for text, other in zip(texts, heard, strict=True)]
+    return [float(jiwer.wer(text, other)) if text else 1.0 for text, other in pairs]

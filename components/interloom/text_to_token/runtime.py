@@ -1,24 +1,29 @@
 """A trained text-to-token model, ready to speak spans."""
 
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import DataError
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
-from interloom.text_to_token.decoding import Decoded, Job, Sampling, decode
+from interloom.text_to_token.decoding import TorchEngine
 from interloom.text_to_token.files import load_model
 from interloom.text_to_token.guards import (
     Refusal,
-    longest,
+    patience,
     refuse_codes,
     refuse_text,
     word_error_rates,
 )
+from interloom.text_to_token.jobs import Decoded, Job, Sampling, SynthesisEngine
+from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.prompt import Prompter
 from interloom.text_to_token.spans import Codes, SpanRequest, SpanResult
@@ -31,24 +36,46 @@ _NOTHING = np.zeros(0, np.int32)
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """One attempt at one span; ``place`` is its index among the requests."""
+    """One attempt at one span.
+
+    Attributes:
+        place: Index among the requests.
+        span: The request.
+        ids: Of its text.
+        number: Of the attempt.
+        refusals: Of the attempts before.
+    """
 
     place: int
     span: SpanRequest
     ids: tuple[int, ...]
     number: int
+    refusals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the guards say of an attempt, and its error rate if it was read back."""
+
+    refusal: Refusal | None
+    error_rate: float | None = None
 
 
 class TextToToken:
     """Speaks spans of text as speech codes.
 
-    A span's codes depend on its id, its text, the seed, the model and the numeric class: never on
-    the spans beside it.
+    A span's codes depend on its id, its text, the seed, the model, the engine and the numeric
+    class: never on the spans beside it.
+
+    Attributes:
+        prompter: Makes prompts; knows the vocabulary and the voices.
+        config: Decoding and guards.
+        ledger: What all spans so far cost.
     """
 
     def __init__(
         self,
-        model: TextToTokenModel,
+        engine: SynthesisEngine,
         prompter: Prompter,
         *,
         config: SynthesisConfig = _DEFAULT,
@@ -56,107 +83,139 @@ class TextToToken:
         judge: Judge | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._model = model.eval()
+        self._engine = engine
         self.prompter = prompter
         self.config = config
+        self.ledger = Ledger()
         self._seed = seed
         self._judge = judge
         self._progress = progress or NoProgress()
 
+    @classmethod
+    def of(
+        cls,
+        model: TextToTokenModel,
+        prompter: Prompter,
+        *,
+        config: SynthesisConfig = _DEFAULT,
+        seed: int = 0,
+        judge: Judge | None = None,
+    ) -> "TextToToken":
+        """Over the engine of this package."""
+        return cls(
+            _engine(model, prompter, config), prompter, config=config, seed=seed, judge=judge
+        )
+
+    @property
+    def engine(self) -> str:
+        """Names the engine, for the provenance of what it made."""
+        return self._engine.name
+
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         """One result a span, in order; a span that cannot be spoken is refused with its reason."""
+        started = time.process_time()
         results: dict[int, SpanResult] = {}
         pending = []
         for place, span in enumerate(spans):
-            ids = tuple(self.prompter.text_ids(span.text))
-            refusal = self._refuse_before(span.text, ids)
+            refusal = refuse_text(span.text, self.config)
+            ids = () if refusal else tuple(self.prompter.text_ids(span.text))
+            if refusal is None and not self.prompter.can_say(ids):
+                refusal = Refusal.UNPRONOUNCEABLE
             if refusal is None:
                 pending.append(_Try(place, span, ids, span.attempt))
             else:
-                results[place] = _refused(span, refusal, 0)
+                results[place] = SpanResult(span.span_id, _NOTHING, refusal.value, 0)
         while pending:
             pending = self._round(pending, results)
             self._progress.update(len(results), len(spans), "spans spoken")
-        return [results[place] for place in range(len(spans))]
-
-    def _refuse_before(self, text: str, ids: Sequence[int]) -> Refusal | None:
-        """Why ``text`` is not even tried."""
-        if refuse_text(text) or not self.prompter.can_say(ids):
-            return Refusal.UNPRONOUNCEABLE
-        return None
+        made = [results[place] for place in range(len(spans))]
+        self.ledger += _settled(made, time.process_time() - started)
+        return made
 
     def _round(self, tries: Sequence[_Try], results: dict[int, SpanResult]) -> list[_Try]:
         """Make one attempt at each; settled ones go to ``results``, the rest comes back."""
-        first = [one for one in tries if one.number == 0]
-        later = [one for one in tries if one.number > 0]
+        decoded = self._engine.decode([self._job(one) for one in tries])
+        verdicts = self._judge_all(tries, decoded)
         again = []
-        for group, temperature in (
-            (first, self.config.temperature),
-            (later, self.config.retry_temperature),
-        ):
-            decoded = self._decode(group, temperature)
-            refusals = self._refuse_after(group, decoded)
-            for one, codes, refusal in zip(group, decoded, refusals, strict=True):
-                settled = self._settle(one, codes, refusal)
-                if settled is None:
-                    again.append(_Try(one.place, one.span, one.ids, one.number + 1))
-                else:
-                    results[one.place] = settled
+        for one, codes, verdict in zip(tries, decoded, verdicts, strict=True):
+            settled = self._settle(one, codes, verdict)
+            if settled is not None:
+                results[one.place] = settled
+            elif verdict.refusal is not None:
+                refusals = (*one.refusals, verdict.refusal.value)
+                again.append(replace(one, number=one.number + 1, refusals=refusals))
+        self.ledger += Ledger(
+            attempts=len(tries),
+            retries=sum(bool(one.refusals) for one in tries),
+            drawn_tokens=sum(len(one.codes) for one in decoded),
+            read_back=sum(one.error_rate is not None for one in verdicts),
+        )
         return again
 
-    def _settle(self, one: _Try, decoded: Decoded, refusal: Refusal | None) -> SpanResult | None:
+    def _settle(self, one: _Try, decoded: Decoded, verdict: _Verdict) -> SpanResult | None:
         """The span's result, or None if it is to be tried again."""
-        made = one.number - one.span.attempt + 1
+        made, refusal = len(one.refusals) + 1, verdict.refusal
         if refusal is None:
-            return SpanResult(one.span.span_id, decoded.codes, reason="", attempts=made)
+            return SpanResult(
+                one.span.span_id, decoded.codes, "", made, one.refusals, verdict.error_rate
+            )
         if made >= self.config.max_attempts:
-            return _refused(one.span, refusal, made)
+            refusals = (*one.refusals, refusal.value)
+            return SpanResult(
+                one.span.span_id, _NOTHING, refusal.value, made, refusals, verdict.error_rate
+            )
         return None
-
-    def _decode(self, tries: Sequence[_Try], temperature: float) -> list[Decoded]:
-        """The model's codes for one attempt at each span."""
-        return decode(
-            self._model,
-            [self._job(one) for one in tries],
-            num_slots=self.config.num_slots,
-            speech_offset=self.prompter.layout.speech_offset,
-            sampling=Sampling(temperature, self.config.top_p),
-        )
 
     def _job(self, one: _Try) -> Job:
         """Voice and random numbers come from the span's own stream."""
         rng = _stream(self._seed, one.span.span_id, one.number)
         drawn = self.prompter.voices[int(rng.random() * len(self.prompter.voices))]
-        limit = longest(one.span.text, self.config)
-        prompt = self.prompter.prompt(one.ids, self.config.voice or drawn)
-        return Job(prompt, limit, rng.random(limit + 1))
+        limit = patience(one.span.text, self.config)
+        config = self.config
+        temperature = config.retry_temperature if one.number else config.temperature
+        return Job(
+            prompt=self.prompter.prompt(one.ids, config.voice or drawn),
+            limit=limit,
+            draws=rng.random(limit + 1),
+            sampling=Sampling(temperature, config.top_p),
+        )
 
-    def _refuse_after(
-        self, tries: Sequence[_Try], decoded: Sequence[Decoded]
-    ) -> list[Refusal | None]:
-        """The guard that each attempt breaks, if any."""
-        refusals: list[Refusal | None] = [
-            refuse_codes(one.span.text, codes.codes, ended=codes.ended, config=self.config)
+    def _judge_all(self, tries: Sequence[_Try], decoded: Sequence[Decoded]) -> list[_Verdict]:
+        """What the guards say of each attempt; a share of those that pass is read back."""
+        verdicts = [
+            _Verdict(
+                refuse_codes(one.span.text, codes.codes, ended=codes.ended, config=self.config)
+            )
             for one, codes in zip(tries, decoded, strict=True)
         ]
         if self._judge is None or self.config.judged_share == 0:
-            return refusals
+            return verdicts
         chosen = [
             at
             for at, one in enumerate(tries)
-            if refusals[at] is None
+            if verdicts[at].refusal is None
             and _unit(f"judge/{self._seed}/{one.span.span_id}") < self.config.judged_share
         ]
         heard = self._judge([decoded[at].codes for at in chosen]) if chosen else []
         rates = word_error_rates([tries[at].span.text for at in chosen], heard)
         for at, rate in zip(chosen, rates, strict=True):
-            refusals[at] = Refusal.MISREAD if rate > self.config.max_error_rate else None
-        return refusals
+            misread = Refusal.MISREAD if rate > self.config.max_error_rate else None
+            verdicts[at] = _Verdict(misread, rate)
+        return verdicts
 
 
-def _refused(span: SpanRequest, refusal: Refusal, attempts: int) -> SpanResult:
-    """A span that stays text."""
-    return SpanResult(span.span_id, _NOTHING, reason=refusal.value, attempts=attempts)
+def _settled(results: Sequence[SpanResult], cpu_s: float) -> Ledger:
+    """The part of the ledger that finished spans make."""
+    refusals = Counter(reason for one in results for reason in one.refusals)
+    refusals.update(one.reason for one in results if not one.attempts)
+    accepted = [one for one in results if one.accepted]
+    return Ledger(
+        spans=len(results),
+        accepted=len(accepted),
+        accepted_tokens=sum(len(one.codes) for one in accepted),
+        refusals=refusals,
+        cpu_s=cpu_s,
+    )
 
 
 def _stream(seed: int, span_id: str, attempt: int) -> np.random.Generator:
@@ -168,6 +227,14 @@ def _stream(seed: int, span_id: str, attempt: int) -> np.random.Generator:
 def _unit(text: str) -> float:
     """A number in [0, 1) from a text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2.0**56
+
+
+def _engine(
+    model: TextToTokenModel, prompter: Prompter, config: SynthesisConfig
+) -> SynthesisEngine:
+    """The engine that the configuration names."""
+    offset = prompter.ids.speech_offset
+    return TorchEngine(model, num_slots=config.num_slots, speech_offset=offset)
 
 
 def load_text_to_token(
@@ -191,4 +258,19 @@ def load_text_to_token(
         progress: Told after each round of attempts.
     """
     model, prompter = load_model(store, ref)
-    return TextToToken(model, prompter, config=config, seed=seed, judge=judge, progress=progress)
+    engine = _engine(model, prompter, config)
+    return TextToToken(engine, prompter, config=config, seed=seed, judge=judge, progress=progress)
+
+
+def need_tokenizer(model: TextToToken, ref: ArtifactRef, tokenizer: ArtifactRef) -> None:
+    """Refuse a model that speaks the codes of another speech tokenizer.
+
+    Raises:
+        DataError: It does.
+    """
+    held = model.prompter.layout.tokenizer
+    if held != tokenizer.id:
+        raise DataError(
+            f"{ref} was trained with speech tokenizer {held[:12]}, but codes of "
+            f"{tokenizer.id[:12]} are asked for; train it again with this one"
+        )

@@ -32,12 +32,16 @@ class SpanResult:
         codes: Speech codes without markers, shape (F,); empty if the span was refused.
         reason: Why the last attempt was refused; empty if it was accepted.
         attempts: How many were made.
+        refusals: Why each refused attempt was, in order.
+        error_rate: Word error rate of the last attempt as it was read back; None if it was not.
     """
 
     span_id: str
     codes: Codes = field(compare=False, repr=False)
     reason: str
     attempts: int
+    refusals: tuple[str, ...] = ()
+    error_rate: float | None = None
 
     @property
     def accepted(self) -> bool:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.pieces import Example, Pieces
+from interloom.text_to_token.prompt import Prompter
 from interloom.training.loop import Loss
-from interloom.vocabulary.layout import VocabularyLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Batch:
         return Batch(*(part.to(device) for part in parts))
 
 
-def collate(examples: Sequence[Example], layout: VocabularyLayout) -> Batch:
+def collate(examples: Sequence[Example], prompter: Prompter) -> Batch:
     """Lay examples out in a rectangle."""
     size = (len(examples), max(len(example) for example in examples))
     ids, places = np.zeros(size, np.int64), np.zeros(size, np.float32)
@@ -45,10 +45,11 @@ def collate(examples: Sequence[Example], layout: VocabularyLayout) -> Batch:
     for row, example in enumerate(examples):
         start, stop = len(example.prompt), len(example)
         ids[row, :start], places[row, :start] = example.prompt.ids, example.prompt.places
-        ids[row, start:stop] = layout.speech_ids(example.codes)
-        places[row, start:stop] = np.arange(stop - start)
+        ids[row, start:stop] = example.codes + prompter.ids.speech_offset
+        places[row, start:stop] = example.prompt.first_place + np.arange(stop - start)
         wanted[row, start - 1 : stop] = True
-    targets = np.concatenate([_target(example, layout.codebook_size) for example in examples])
+    end = prompter.layout.codebook_size
+    targets = np.concatenate([_target(example, end) for example in examples])
     return Batch(*(torch.from_numpy(array) for array in (ids, places, wanted, targets)))
 
 
@@ -60,15 +61,15 @@ def _target(example: Example, end: int) -> NDArray[np.int64]:
 class TextToTokenTask:
     """A ``TrainTask`` over pieces of speech."""
 
-    def __init__(self, module: TextToTokenModel, pieces: Pieces, layout: VocabularyLayout) -> None:
+    def __init__(self, module: TextToTokenModel, pieces: Pieces, prompter: Prompter) -> None:
         self.module = module
         self._pieces = pieces
-        self._layout = layout
+        self._prompter = prompter
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """Cross-entropy over the targets of micro-batch ``index``, in nats a token."""
         device = self.module.device
-        batch = collate(self._pieces.batch(index), self._layout).to(device)
+        batch = collate(self._pieces.batch(index), self._prompter).to(device)
         logits = module(batch.ids, batch.places, batch.wanted)
         value = functional.cross_entropy(logits, batch.targets)
         count = float(len(batch.targets))

@@ -1,0 +1,63 @@
+"""What an engine is asked, and what it gives back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interloom.text_to_token.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Temperature 0 takes the best; otherwise one of the nucleus ``top_p``."""
+
+    temperature: float
+    top_p: float
+
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One span to decode.
+
+    Attributes:
+        prompt: What the model reads first.
+        limit: Most codes to draw.
+        draws: A uniform number for each code and the end, shape (limit + 1,).
+        sampling: How a code is chosen.
+    """
+
+    prompt: Prompt
+    limit: int
+    draws: NDArray[np.float64]
+    sampling: Sampling = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The codes of one job, and whether the model ended them itself."""
+
+    codes: NDArray[np.int32]
+    ended: bool
+
+
+class SynthesisEngine(Protocol):
+    """Whatever decodes spans; a job's codes depend on the job alone, within one numeric class."""
+
+    @property
+    def name(self) -> str:
+        """Names the engine in the provenance of what it made."""
+        ...
+
+    def decode(self, jobs: Sequence[Job]) -> list[Decoded]:
+        """The codes of each job, in the order of ``jobs``.
+
+        Raises:
+            DataError: The model's outputs are not finite.
+        """
+        ...
