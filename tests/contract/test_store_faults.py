@@ -6,6 +6,7 @@ Each seed is in the test's name.
 """
 
 import io
+import logging
 import os
 import shutil
 import signal
@@ -569,8 +570,9 @@ def make_certificates(folder: Path) -> None:
 
 
 def test_no_secret_is_in_an_error_a_manifest_the_catalog_or_a_log(
-    s3: S3Server, tmp_path: Path
+    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     secret = SECRET_KEY
     home = Home(tmp_path / "home", s3, "s3-before")
     with home.begin("never", 0) as process:
@@ -597,6 +599,8 @@ def test_no_secret_is_in_an_error_a_manifest_the_catalog_or_a_log(
         messages.append(data.decode(errors="replace"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     messages += [path.read_bytes().decode(errors="replace") for path in files]
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
+    messages.append(caplog.text)
     assert len(messages) > 10
     assert not [message for message in messages if secret in message or "Signature=" in message]
 

@@ -1,5 +1,6 @@
 """How a bucket is reached: address, credentials, certificates, time-outs."""
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def connections(options: S3Options) -> urllib3.PoolManager:
         context = ssl.create_default_context(cafile=options.ca_file)
     except ssl.SSLError:
         raise ConfigError(f"INTERLOOM_S3_CA_FILE: {options.ca_file} holds no certificate") from None
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_unsigned)
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=min(_CONNECT_S, options.timeout_s), read=options.timeout_s),
         maxsize=_NUM_CONNECTIONS,
@@ -80,3 +82,8 @@ def endpoint_parts(endpoint: str) -> SplitResult:
             f"else, got {parts.scheme or 'no scheme'}://{parts.hostname or ''}"
         )
     return parts
+
+
+def _is_unsigned(record: logging.LogRecord) -> bool:
+    """Whether a line of the log may be written: a signed address is good for whoever reads it."""
+    return "X-Amz-Signature" not in record.getMessage()
