@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from interloom.config.language_model import LanguageModelConfig
-from interloom.config.patches import PatchConfig, PatchWork
+from interloom.config.patches import PatchConfig
 from interloom.language_model.model import Transformer
 from interloom.language_model.operations import patch_work
 from interloom.language_model.patches.model import (
@@ -18,6 +18,7 @@ from interloom.language_model.patches.model import (
     seen_mask,
     window_mask,
 )
+from interloom.language_model.patches.sizes import PatchWork, forward_flops, num_parameters
 from interloom.mixture.rows import RowBatch
 
 TEXT, CODES = 20, 12
@@ -208,7 +209,7 @@ PAPER_VOCABULARY = 32_508
 
 
 def test_the_paper_s_shape_has_the_paper_s_sizes() -> None:
-    sizes = PAPER_PATCHES.num_parameters(PAPER, PAPER_VOCABULARY)
+    sizes = num_parameters(PAPER_PATCHES, PAPER, PAPER_VOCABULARY)
 
     billions = {name: round(size / 1e9, 2) for name, size in sizes.items()}
     assert billions == {"encoder": 0.05, "global": 1.28, "decoder": 0.19}
@@ -217,7 +218,7 @@ def test_the_paper_s_shape_has_the_paper_s_sizes() -> None:
 @pytest.mark.parametrize("sub_queries", [1, 2])
 def test_the_parameters_are_counted_without_a_model(sub_queries: int) -> None:
     config = PATCHES.model_copy(update={"sub_queries": sub_queries})
-    counted = sum(config.num_parameters(SHAPE, TEXT + CODES).values())
+    counted = sum(num_parameters(config, SHAPE, TEXT + CODES).values())
 
     assert counted == sum(parameter.numel() for parameter in model_of(config).parameters())
 
@@ -232,7 +233,7 @@ def test_the_operations_are_counted_without_a_model() -> None:
         model.hidden(tokens, positions, segments) @ model.output_weight.T
 
     work = PatchWork.dense(64, num_patches, sub_queries=PATCHES.sub_queries)
-    counted = PATCHES.forward_flops(SHAPE, TEXT + CODES, work)
+    counted = forward_flops(PATCHES, SHAPE, TEXT + CODES, work)
     assert abs(sum(counted.values()) / counter.get_total_flops() - 1) < 0.02
 
 

@@ -7,10 +7,10 @@ softmax are left out.
 import numpy as np
 import torch
 
-from interloom.config.patches import PatchWork
 from interloom.language_model.building import AnyTransformer
 from interloom.language_model.model import Transformer
 from interloom.language_model.patches.model import PatchedTransformer
+from interloom.language_model.patches.sizes import PatchWork, forward_flops
 from interloom.mixture.rows import RowBatch
 
 
@@ -18,7 +18,7 @@ def training_flops(model: AnyTransformer, batch: RowBatch) -> float:
     """Of the forward and the backward pass over one micro-batch."""
     if isinstance(model, PatchedTransformer):
         work = patch_work(model, batch)
-        flops = model.patching.forward_flops(model.config, model.vocab_size, work)
+        flops = forward_flops(model.patching, model.config, model.vocab_size, work)
         return 3.0 * sum(flops.values())
     return 3.0 * _plain_flops(model, batch)
 

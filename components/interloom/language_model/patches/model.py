@@ -25,6 +25,7 @@ from interloom.language_model.attention import attend
 from interloom.language_model.cross_entropy import chunked_cross_entropy
 from interloom.language_model.model import Block, rotary_turn
 from interloom.language_model.patches.cutting import Patches, static_patches
+from interloom.language_model.patches.sizes import local_shape
 
 
 class CrossAttention(nn.Module):
@@ -76,7 +77,7 @@ class PatchEncoder(nn.Module):
     def __init__(self, config: PatchConfig, shape: LanguageModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.local = config.local_shape(shape)
+        self.local = local_shape(config, shape)
         self.embedding = nn.Embedding(vocab_size, config.local_size)
         self.blocks = nn.ModuleList(Block(self.local) for _ in range(config.encoder_layers))
         width = config.sub_queries * config.local_size
@@ -119,7 +120,7 @@ class PatchDecoder(nn.Module):
     def __init__(self, config: PatchConfig, shape: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.local = config.local_shape(shape)
+        self.local = local_shape(config, shape)
         width = config.sub_queries * config.local_size
         self.narrow = nn.Linear(shape.hidden_size, width, bias=False)
         self.crosses = nn.ModuleList(
