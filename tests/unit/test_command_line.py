@@ -65,7 +65,9 @@ def command(
         (["data", "show", "mine"], 69, "mine"),
         (["data", "show", "mine@x"], 69, "no dataset is called 'mine'"),
         (["ingest", "text", "nowhere", "--name", "n"], 69, "there is no nowhere"),
-        (["ingest", "text", "nowhere", "--name", "a b"], 64, "--name: letters, digits"),
+        (["ingest", "text", "nowhere", "--name", "a b"], 64, "a name is up to 128 letters"),
+        (["ingest", "text", "nowhere", "--name", "../up"], 64, "a name is up to 128 letters"),
+        (["ingest", "text", "nowhere", "--name", "n" * 300], 64, "... of 300 characters"),
     ],
 )
 def test_a_mistake_is_one_line_with_an_exit_code(

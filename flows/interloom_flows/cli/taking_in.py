@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interloom.core.errors import ConfigError
 from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
@@ -74,12 +73,12 @@ def _take_in(
     kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, name: str, licence: str
 ) -> None:
     """Ingest, publish, say what was taken and what was refused."""
+    from interloom.adapters.dvc_export import checked_name
     from interloom.config.corpora import TakeIn
     from interloom_flows.planning import blocked_entries
     from interloom_flows.publishing import publish_corpus
 
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise ConfigError(f"--name: letters, digits, '-', '_' and '.' are allowed, got {name!r}")
+    checked_name(name)
     with opened() as services, screen.err().status(f"Reading {path}") as status:
         options = TakeIn(name=name, licence=licence, blocked=blocked_entries(services.catalog))
 
