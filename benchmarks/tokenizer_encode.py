@@ -23,8 +23,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from vector_quantize_pytorch import VectorQuantize
 
 from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig, TokenizerConfig
-from interloom.speech_tokenizer.model import TokenizerModel, load_whisper
+from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.runtime import SpeechTokenizer
+from interloom.speech_tokenizer.weights import load_whisper
 from interloom.text.bpe import TextTokenizer
 
 WIDTH, LAYERS, HEADS, FFN, POOL, CODES = 384, 4, 6, 1536, 4, 4096

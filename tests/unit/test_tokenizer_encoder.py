@@ -4,14 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from transformers import WhisperConfig, WhisperModel
 
-from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig, TokenizerConfig
-from interloom.core.errors import DataError
+from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig
 from interloom.speech_tokenizer.carried import CarriedEncoder
 from interloom.speech_tokenizer.encoder import Encoder
 from interloom.speech_tokenizer.layers import block_causal_mask
-from interloom.speech_tokenizer.model import TokenizerModel, load_whisper
 from interloom.speech_tokenizer.pieces import num_tokens, padded_length, pieces_of
 
 SMALL = EncoderConfig(
@@ -36,58 +33,6 @@ def _mel(rows: int, codes: int, config: EncoderConfig = SMALL) -> torch.Tensor:
     frames = codes * 2 * config.pool_kernel
     generator = torch.Generator().manual_seed(codes)
     return torch.randn(rows, frames, config.num_mel_bins, generator=generator)
-
-
-@pytest.mark.parametrize("relative_reach", [None, 4])
-def test_without_causality_and_pool_the_numbers_are_those_of_whisper(
-    relative_reach: int | None,
-) -> None:
-    theirs = WhisperModel(
-        WhisperConfig(
-            d_model=16, encoder_attention_heads=2, encoder_ffn_dim=32, encoder_layers=3,
-            decoder_attention_heads=2, decoder_ffn_dim=32, decoder_layers=1,
-            max_source_positions=40, vocab_size=64, pad_token_id=0, bos_token_id=1,
-            eos_token_id=2, decoder_start_token_id=3,
-        )
-    ).eval()  # fmt: skip
-    config = SMALL.model_copy(
-        update={
-            "pool_kernel": 1, "pool_after_layer": 0, "quantize_after_layer": 3,
-            "block_frames": None, "window_frames": None, "is_stem_causal": False,
-            "max_frames": 40, "relative_reach": relative_reach,
-        }
-    )  # fmt: skip
-    ours = TokenizerModel(TokenizerConfig(encoder=config), 10).eval()
-    load_whisper(ours, {f"model.{name}": value for name, value in theirs.state_dict().items()})
-    mel = torch.randn(2, 80, 80)
-
-    states = ours.encoder.layer_norm(ours.encoder.below(mel, torch.tensor([40, 40])))
-
-    expected = theirs.encoder(mel.transpose(1, 2)).last_hidden_state
-    torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_a_checkpoint_of_another_width_is_refused_by_name() -> None:
-    model = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
-    state = {f"model.{name}": tensor for name, tensor in model.model.state_dict().items()}
-    state["model.encoder.conv1.weight"] = torch.zeros(1)
-
-    with pytest.raises(DataError, match=r"conv1\.weight.*check d_model"):
-        load_whisper(model, state)
-
-
-def test_the_released_tokenizers_names_are_taken_over() -> None:
-    source = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
-    state = {f"model.{name}": tensor for name, tensor in source.model.state_dict().items()}
-    for name in ("ema_count", "ema_weight"):
-        state[f"model.encoder.{name}"] = state.pop(f"model.encoder.codebook.{name}")
-    state["model.encoder.codebook.weight"] = torch.full((512, 16), 3.0)
-    target = TokenizerModel(TokenizerConfig(encoder=SMALL), 10)
-
-    load_whisper(target, state)
-
-    assert bool(target.encoder.codebook.is_ready)
-    assert float(target.encoder.codebook.weight[0, 0]) == 3.0
 
 
 def test_padding_and_batch_neighbours_do_not_reach_a_rows_vectors() -> None:

@@ -6,12 +6,10 @@ tokenizer, and ``ctc_head.*``.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from interloom.config.speech_tokenizer import TokenizerConfig
-from interloom.core.errors import DataError
 from interloom.speech_tokenizer.batches import SILENT, UNKNOWN
 from interloom.speech_tokenizer.encoder import Encoder, valid_positions
 from interloom.speech_tokenizer.layers import DecoderLayer
@@ -60,11 +58,16 @@ class TextDecoder(nn.Module):
 
     def forward(self, ids_BL: Tensor, states_BCD: Tensor, valid_BC: Tensor) -> Tensor:
         """Logits of the next id, (B, L, V + 2)."""
+        return F.linear(self.hidden(ids_BL, states_BCD, valid_BC), self.embed_tokens.weight)
+
+    def hidden(self, ids_BL: Tensor, states_BCD: Tensor, valid_BC: Tensor) -> Tensor:
+        """Output of the last layer, normalised, (B, L, D)."""
         hidden = self.embed_tokens(ids_BL) + self.embed_positions.weight[: ids_BL.shape[1]]
         mask = valid_BC[:, None, None, :]
         for layer in self.layers:
             hidden = layer(hidden, states_BCD, mask)
-        return F.linear(self.layer_norm(hidden), self.embed_tokens.weight)
+        normed: Tensor = self.layer_norm(hidden)
+        return normed
 
 
 class _Whisper(nn.Module):
@@ -151,45 +154,3 @@ class TokenizerModel(nn.Module):
         scored = valid_positions(num_labels_B + 1, targets.shape[1])
         logits = self.decoder(inputs, states_BCD, valid_BC)
         return F.cross_entropy(logits[scored].float(), targets[scored])
-
-
-def load_whisper(model: TokenizerModel, state: dict[str, Tensor]) -> None:
-    """Take over the encoder of a Whisper or GLM-4-Voice checkpoint (spec 1.5).
-
-    Tensors of its attention decoder are left: the text ids are others. A checkpoint without a
-    second position table gives the first rows of its first, as P1 did.
-
-    Raises:
-        DataError: A tensor that the encoder needs is missing or of another shape.
-    """
-    prefix = "model.encoder."
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
-    encoder = model.encoder
-    for name in ("ema_count", "ema_weight"):
-        if name in found:
-            found[f"codebook.{name}"] = found.pop(name)
-    if "codebook.weight" in found:
-        found["codebook.is_ready"] = torch.ones((), dtype=torch.bool)
-    positions = found.get("embed_positions.weight")
-    if positions is not None:
-        found.setdefault("embed_positions2.weight", positions[: len(encoder.embed_positions2.weight)])
-    own = encoder.state_dict()
-    for name, tensor in own.items():
-        if name.endswith("nearness.weight"):  # Whisper prefers no distance
-            found.setdefault(name, torch.zeros_like(tensor))
-    wanted = {name for name in own if not name.startswith("codebook.")}
-    wrong = sorted(
-        name
-        for name in wanted | (found.keys() & own.keys())
-        if name not in found or found[name].shape != own[name].shape
-    )
-    if wrong:
-        raise DataError(
-            f"the checkpoint does not fit the encoder: missing or of another shape are {wrong[:4]}"
-            f" ({len(wrong)} in all); check d_model, num_layers and num_mel_bins of the config"
-        )
-    encoder.load_state_dict({**own, **{k: v for k, v in found.items() if k in own}})

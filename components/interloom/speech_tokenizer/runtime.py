@@ -43,6 +43,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 _BATCH_TOKENS = 1500
+_NARROW = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class SpeechTokenizer:
         """
         for waveform in waveforms:
             check_finite(waveform)
-        batches = list(_batches(self._pieces(waveforms)))
+        batches = list(_batches(self._pieces(waveforms), self._batch_tokens))
         parts: list[list[tuple[int, Codes]]] = [[] for _ in waveforms]
         num_again = 0
         for batch, (given, again) in zip(batches, self._map(self._together, batches), strict=True):
@@ -177,6 +178,14 @@ class SpeechTokenizer:
         given = [found[one.piece.context_tokens :] for one, found in zip(heard, codes, strict=True)]
         return given, num_again
 
+    @property
+    def _batch_tokens(self) -> int:
+        """Tokens that are computed together. On a processor wide models gain nothing by it."""
+        is_gpu = self.model.ctc_head.weight.is_cuda
+        if is_gpu or self.config.encoder.d_model <= _NARROW:
+            return _BATCH_TOKENS * (8 if is_gpu else 1)
+        return 1
+
     def _pieces(self, waveforms: Sequence[Waveform]) -> list[_Heard]:
         """All pieces of all utterances."""
         config = self.config.encoder
@@ -228,11 +237,11 @@ class SpeechTokenizer:
             return list(workers.map(function, items))
 
 
-def _batches(heard: Sequence[_Heard]) -> Iterator[list[_Heard]]:
-    """Pieces of like length, as many together as fit into ``_BATCH_TOKENS``."""
+def _batches(heard: Sequence[_Heard], max_tokens: int) -> Iterator[list[_Heard]]:
+    """Pieces of like length, as many together as fit; one at least."""
     batch = list[_Heard]()
     for one in sorted(heard, key=lambda one: -one.piece.heard_tokens):
-        if batch and (len(batch) + 1) * batch[0].piece.heard_tokens > _BATCH_TOKENS:
+        if batch and (len(batch) + 1) * batch[0].piece.heard_tokens > max_tokens:
             yield batch
             batch = []
         batch.append(one)
