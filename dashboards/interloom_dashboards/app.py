@@ -7,7 +7,7 @@ import streamlit as st
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import InterloomError
 from interloom.ports.catalog import RunRecord
-from interloom_dashboards import lineage, overview, quality, results, runs
+from interloom_dashboards import comparison, lineage, overview, quality, results, runs, training
 from interloom_dashboards.world import services
 
 
@@ -30,6 +30,51 @@ def runs_page() -> None:
         st.dataframe(
             runs.compare(runs.view(services().catalog, other.run_id), shown), hide_index=True
         )
+
+
+def training_page() -> None:
+    """Curves by source and modality, speed, spikes with their rows, alarms."""
+    st.title("Training")
+    run = _choose_run("Run")
+    if run is None:
+        return
+    world = services()
+    training.draw_alarms(training.run_alarms(world.catalog, run.run_id))
+    stages = {shown.stage: shown for shown in training.view(world.catalog, run.run_id)}
+    if not stages:
+        st.info("This run has trained nothing yet. Try: interloom run starter")
+        return
+    names = list(stages)
+    first = names.index("pretrain") if "pretrain" in names else 0
+    shown = stages[st.selectbox("Stage", names, index=first)]
+
+    def play(codes: training.Codes) -> tuple[object, int]:
+        decoder = None if shown.rows is None else quality.decoder_of(world.catalog, shown.rows)
+        if decoder is None:
+            raise InterloomError("no decoder was trained in this data's pipeline")
+        return quality.sound(world.store, decoder, codes)
+
+    try:
+        training.draw(shown, lambda rows, row: training.pieces(world.store, rows, row), play)
+    except InterloomError as error:
+        st.error(str(error))
+
+
+def comparison_page() -> None:
+    """The arms of a sweep, or any runs of one recipe."""
+    st.title("Comparison")
+    found = comparison.recipes(services().catalog)
+    if not found:
+        st.info(
+            "No recipe has two complete runs to compare. Try: interloom run starter, and then "
+            "interloom sweep starter --grid interleave.spans.speech_ratio=0.2,0.4"
+        )
+        return
+    shown = comparison.view(services().catalog, st.selectbox("Recipe", found))
+    names = list(shown.names)
+    cloze = [name for name in names if name.startswith("cloze/") and name.endswith("woven")]
+    chosen = st.multiselect("Results", names, default=cloze or names[:4])
+    comparison.draw(shown, chosen)
 
 
 def lineage_page() -> None:
@@ -99,6 +144,8 @@ def main() -> None:
     pages = [
         st.Page(overview_page, title="Overview", default=True),
         st.Page(runs_page, title="Runs", url_path="runs"),
+        st.Page(training_page, title="Training", url_path="training"),
+        st.Page(comparison_page, title="Comparison", url_path="comparison"),
         st.Page(lineage_page, title="Lineage", url_path="lineage"),
         st.Page(quality_page, title="Data quality", url_path="quality"),
         st.Page(results_page, title="Results", url_path="results"),

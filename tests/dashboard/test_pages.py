@@ -13,7 +13,15 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # Streamlit's own deprecations
 ]
 
-PAGES = ["overview_page", "runs_page", "lineage_page", "quality_page", "results_page"]
+PAGES = [
+    "overview_page",
+    "runs_page",
+    "training_page",
+    "comparison_page",
+    "lineage_page",
+    "quality_page",
+    "results_page",
+]
 
 
 def open_page(name: str) -> AppTest:

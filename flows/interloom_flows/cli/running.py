@@ -64,6 +64,7 @@ def run(
         summary = _run(services, parameters)
         _place_corpus(services, summary, strict=strict_data)
         _show_results(summary)
+        _show_alarms(summary)
         _show_sounds(services, summary)
     _show_next()
 
@@ -168,6 +169,21 @@ def _show_results(summary: "RunSummary") -> None:
             value = "no items" if number.value is None else f"{number.value:.4g}"
             shown.add_row(number.name, value, interval)
     screen.out().print(shown)
+
+
+def _show_alarms(summary: "RunSummary") -> None:
+    """What in the results looks like a known failure."""
+    from interloom.quality.alarms import alarms
+
+    found = [number for numbers in summary.numbers.values() for number in numbers]
+    values = {number.name: number.value for number in found if number.value is not None}
+    lows = {
+        f"{number.name.removesuffix('/accuracy')}/low": number.low
+        for number in found
+        if number.low is not None
+    }
+    for alarm in alarms(values | lows):
+        screen.say(f"look: {alarm.signature} ({alarm.observed}): {alarm.meaning}")
 
 
 def _show_sounds(services: "Services", summary: "RunSummary") -> None:

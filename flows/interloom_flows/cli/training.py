@@ -1,13 +1,16 @@
-"""``verify-resume`` and ``sweep``: what one run in one piece cannot show."""
+"""``verify-resume``, ``sweep`` and ``curves``: how training went, and whether it can be trusted."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
-from interloom.core.errors import ConfigError, CrashError, DataError
+from interloom.core.errors import ConfigError, CrashError, DataError, MissingError
 from interloom_flows.cli import screen
+from interloom_flows.cli.records import RunArgument
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
@@ -92,6 +95,38 @@ def sweep(
             f"{len(failed)} of {len(results)} arms failed; the first, {failed[0].label}: "
             f"{failed[0].error}; the logs are in {folder}"
         )
+
+
+def curves(
+    run: RunArgument = "last",
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write one event file a stage below this folder."),
+    ] = None,
+) -> None:
+    """Show where a run's curves ended, or write them for TensorBoard."""
+    from interloom.adapters.tensorboard_export import write_events
+    from interloom_flows.results import find_run
+
+    with opened() as services:
+        stages = services.catalog.runs(parent_run_id=find_run(services.catalog, run).run_id)
+        held = {stage: services.catalog.metrics(stage.run_id) for stage in stages}
+    shown = screen.table("", "stage", "curve", ">points", ">last step", ">last value")
+    for stage, points in held.items():
+        last = {point.name: point for point in points if point.step is not None}
+        for name, point in sorted(last.items()):
+            count = sum(other.name == name for other in points)
+            shown.add_row(stage.job, name, str(count), str(point.step), f"{point.value:.4g}")
+    if tensorboard is None:
+        screen.out().print(shown)
+        return
+    trained = {stage: points for stage, points in held.items() if any(p.step for p in points)}
+    if not trained:
+        raise MissingError("there are no curves to export: the run has trained nothing yet")
+    for stage, points in trained.items():
+        ended_s = datetime.fromisoformat(stage.ended_at or stage.started_at).timestamp()
+        path = write_events(tensorboard / stage.job, points, wall_s=ended_s)
+        screen.out().print(str(path), markup=False, soft_wrap=True)
 
 
 def _sweep(name: str, grid: Sequence[str], overrides: Sequence[str]) -> "Sweep":

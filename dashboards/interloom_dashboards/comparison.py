@@ -1,0 +1,164 @@
+"""All complete runs of one recipe side by side: what they changed, and what came of it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from interloom.ports.catalog import Catalog, RunRecord, RunState
+
+_SEARCHED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One run.
+
+    Attributes:
+        run_id: Which.
+        changed: Its values of the keys in which the runs differ.
+        numbers: Value, lower and upper bound of each result; bounds are None where it has none.
+    """
+
+    run_id: str
+    changed: Mapping[str, str]
+    numbers: Mapping[str, tuple[float, float | None, float | None]]
+
+    @property
+    def label(self) -> str:
+        """Its changes, in short."""
+        return (
+            " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.changed.items())
+            or self.run_id[:8]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonView:
+    """The runs of a recipe, oldest first; of runs of the same values the newest alone."""
+
+    recipe: str
+    keys: tuple[str, ...]
+    arms: tuple[Arm, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The results that have an interval in some run, sorted."""
+        return tuple(
+            sorted(
+                {
+                    name
+                    for arm in self.arms
+                    for name, (_, low, _) in arm.numbers.items()
+                    if low is not None
+                }
+            )
+        )
+
+
+def recipes(catalog: Catalog) -> tuple[str, ...]:
+    """The recipes that have more than one complete run, sorted."""
+    names = [run.recipe for run in _complete(catalog)]
+    return tuple(sorted({name for name in names if names.count(name) > 1}))
+
+
+def view(catalog: Catalog, recipe: str) -> ComparisonView:
+    """The complete runs of a recipe and the keys in which they differ."""
+    runs = [run for run in reversed(_complete(catalog)) if run.recipe == recipe]
+    values = {run.run_id: dict(_flat(json.loads(run.request_json))) for run in runs}
+    every = sorted({key for held in values.values() for key in held})
+    keys = [key for key in every if len({held.get(key) for held in values.values()}) > 1]
+    newest = {tuple(values[run.run_id].get(key) for key in keys): run for run in runs}
+    arms = [
+        Arm(
+            run.run_id,
+            {key: values[run.run_id].get(key, "") for key in keys},
+            _numbers(catalog, run.run_id),
+        )
+        for run in newest.values()
+    ]
+    return ComparisonView(recipe, tuple(keys), tuple(arms))
+
+
+def draw(shown: ComparisonView, names: Sequence[str]) -> None:
+    """Put a table and a chart of the chosen results on the page."""
+    st.dataframe(list(table(shown, names)), hide_index=True)
+    st.vega_lite_chart(list(points(shown, names)), chart(), width="stretch")
+
+
+def table(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, object]]:
+    """One line a run: what it changed, and each result with its interval."""
+    for arm in shown.arms:
+        line: dict[str, object] = dict(arm.changed)
+        for name in names:
+            if name in arm.numbers:
+                value, low, high = arm.numbers[name]
+                has_bounds = low is not None and high is not None
+                bounds = f" ({low:.3f} to {high:.3f})" if has_bounds else ""
+                line[name] = f"{value:.3f}{bounds}"
+        yield line
+
+
+def points(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, object]]:
+    """One point a run and result, for the chart."""
+    for arm in shown.arms:
+        for name in names:
+            if name in arm.numbers:
+                value, low, high = arm.numbers[name]
+                yield {"run": arm.label, "result": name, "value": value, "low": low, "high": high}
+
+
+def chart() -> dict[str, Any]:
+    """Points with their intervals, side by side for each run, in Vega-Lite."""
+    encoding = {
+        "x": {"field": "run", "type": "nominal", "sort": None, "title": None},
+        "xOffset": {"field": "result"},
+        "color": {"field": "result", "type": "nominal"},
+    }
+    axis = {"scale": {"zero": False}, "title": None}
+    return {
+        "layer": [
+            {
+                "mark": {"type": "rule"},
+                "encoding": encoding
+                | {"y": {"field": "low", "type": "quantitative", **axis}, "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True},
+                "encoding": encoding | {"y": {"field": "value", "type": "quantitative", **axis}},
+            },
+        ]
+    }
+
+
+def _complete(catalog: Catalog) -> list[RunRecord]:
+    """Complete pipelines, newest first."""
+    return [run for run in catalog.runs(limit=_SEARCHED) if run.state is RunState.COMPLETE]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every value of a recipe by its dotted key, as text."""
+    for key, value in values.items():
+        path = f"{above}.{key}" if above else key
+        if isinstance(value, dict):
+            yield from _flat(value, path)
+        else:
+            yield path, json.dumps(value)
+
+
+def _numbers(catalog: Catalog, run_id: str) -> dict[str, tuple[float, float | None, float | None]]:
+    """The results of all stages of a run with their bounds."""
+    values = {
+        metric.name: metric.value
+        for stage in catalog.runs(parent_run_id=run_id)
+        for metric in catalog.metrics(stage.run_id)
+        if metric.step is None
+    }
+    found = {}
+    for name, value in values.items():
+        if not name.endswith(("/low", "/high", "/n")):
+            base = name.removesuffix("/accuracy")
+            found[base] = (value, values.get(f"{base}/low"), values.get(f"{base}/high"))
+    return found
