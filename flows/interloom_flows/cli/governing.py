@@ -1,4 +1,4 @@
-"""``takedown``, ``verify`` and ``reconcile``: what may be read, and whether it is what it says."""
+"""``takedown``, ``verify``, ``card``, ``reconcile``: what may be read, and what can be proven."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,6 +118,30 @@ def reconcile(
         _say(f"{num_lost} published artifacts are not whole.")
         raise typer.Exit(_MISMATCH)
     _say("Every published artifact is whole.")
+
+
+def card(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="ARTIFACT", help="NAME, NAME@VERSION, or the beginning of an id."),
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Write it there, as Markdown.")
+    ] = None,
+) -> None:
+    """Show the card of a model or data set, written from its lineage."""
+    from interloom_flows.cards import card as written_card
+    from interloom_flows.tracing import find_artifact
+
+    with opened() as services:
+        artifact = find_artifact(services.catalog, what)
+        currency = services.contract.prices.currency
+        text = written_card(services.catalog, artifact, currency=currency)
+    if to is None:
+        screen.out().print(text, markup=False, soft_wrap=True)
+        return
+    to.write_text(text, encoding="utf-8")
+    _say(str(to))
 
 
 def _say(line: str) -> None:
