@@ -15,6 +15,8 @@ from interloom.ports.catalog import Catalog
 from interloom.ports.gate import CheckResult
 from interloom.ports.store import ArtifactStore
 from interloom.vocabulary.layout import VocabularyLayout
+from interloom_dashboards import shards
+from interloom_dashboards.shards import ShardsView
 from interloom_dashboards.words import amount
 
 Codes = tuple[int, ...]
@@ -41,12 +43,21 @@ class RowView:
 
 @dataclass(frozen=True, slots=True)
 class QualityView:
-    """Verdicts on one artifact, and what it holds."""
+    """Verdicts on one artifact, and what it holds.
+
+    Attributes:
+        title: The artifact.
+        verdict: How many checks hold, in one sentence.
+        checks: Each of them.
+        counts: Of the manifest.
+        shards: Its data docs, if it has some.
+    """
 
     title: str
     verdict: str
     checks: tuple[CheckResult, ...]
     counts: Mapping[str, int]
+    shards: ShardsView | None = None
 
 
 def view(catalog: Catalog, store: ArtifactStore, artifact: ArtifactRef) -> QualityView:
@@ -59,7 +70,11 @@ def view(catalog: Catalog, store: ArtifactStore, artifact: ArtifactRef) -> Quali
     manifest = store.manifest(artifact)
     names = sorted({name for shard in manifest.shards for name in shard.counts})
     return QualityView(
-        str(artifact), verdict, checks, {name: manifest.count(name) for name in names}
+        str(artifact),
+        verdict,
+        checks,
+        {name: manifest.count(name) for name in names},
+        shards.view(store, artifact),
     )
 
 
@@ -125,6 +140,8 @@ def draw_checks(shown: QualityView) -> None:
     st.caption(", ".join(f"{amount(n)} {name}" for name, n in shown.counts.items()))
     if shown.checks:
         st.dataframe([_check_line(check) for check in shown.checks], hide_index=True)
+    if shown.shards is not None:
+        shards.draw(shown.shards)
 
 
 def _check_line(check: CheckResult) -> dict[str, str]:

@@ -91,7 +91,40 @@ def _interleaved(store: FolderStore) -> ArtifactRef:
     }
     with store.draft(ArtifactKind.INTERLEAVED) as draft:
         write_table(draft, "interleaved", INTERLEAVED, [row])
+        with draft.shard("report.json") as shard:
+            shard.path.write_text(json.dumps({"shards": [_shard("published"), _bad_shard()]}))
         return draft.commit(licences=("CC0-1.0",), facts={"layout": LAYOUT.to_dict()})
+
+
+def _shard(verdict: str, **changes: object) -> dict[str, object]:
+    sums = dict.fromkeys(
+        ("refused_spans", "pace", "share_difference", "length_deviation", "error_rate"), 0.5
+    )
+    return {
+        "name": "00000",
+        "verdict": verdict,
+        "documents": 4,
+        "rows": 1,
+        "broken_rows": 0,
+        "speech_tokens": 2,
+        "sums": sums,
+        "failed": [],
+        "left_out": {"too short": 3, "nothing spoken": 0},
+        "outcomes": {"spoken": 1},
+        "lengths_seen": [0, 1, 2],
+        "lengths_expected": [0, 1.5, 2],
+    } | changes
+
+
+def _bad_shard() -> dict[str, object]:
+    return _shard(
+        "quarantined",
+        failed=["most spans could be spoken"],
+        left_out={},
+        outcomes={"loop": 2},
+        lengths_seen=[0, 3],
+        lengths_expected=[0, 2],
+    )
 
 
 def _evaluation(store: FolderStore) -> ArtifactRef:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from interloom_dashboards import lineage, overview, quality, results, runs
+from interloom_dashboards import lineage, overview, quality, results, runs, shards
 from interloom_dashboards.words import ago, amount, duration
 
 NOW = "2999-01-01T00:00:00+00:00"
@@ -54,6 +54,21 @@ def test_the_verdict_counts_the_checks(world: Any) -> None:
 
     assert shown.verdict == "All 1 checks hold."
     assert shown.counts["rows"] == 1
+
+
+def test_the_data_docs_show_verdicts_and_distributions_of_shards(world: Any) -> None:
+    shown = quality.view(world.catalog, world.store, world.interleaved).shards
+
+    assert shown is not None
+    assert shown.headline == "1 of 2 shards are published, 1 are in quarantine."
+    assert [line["verdict"] for line in shown.lines] == ["published", "quarantined"]
+    assert shown.lines[1]["broken"] == "most spans could be spoken"
+    assert shown.left_out == {"document: too short": 3, "span: loop": 2}
+    assert shown.lengths == {"seen": [0, 4, 2], "expected": [0, 3.5, 2]}
+
+
+def test_an_artifact_without_a_report_has_no_data_docs(world: Any) -> None:
+    assert shards.view(world.store, world.evaluation) is None
 
 
 def test_a_result_carries_its_interval(world: Any) -> None:
