@@ -58,7 +58,35 @@ def test_a_long_run_of_letters_takes_the_time_of_several_words() -> None:
 
 def test_numbers_are_spelled_out_and_spaces_made_plain() -> None:
     assert speakable("  7 cats,\n1,250 dogs ") == "seven cats, one thousand two hundred fifty dogs"
-    assert speakable("in 1999") == "in one thousand nine hundred ninety nine"
+    assert speakable("1999 cats") == "one thousand nine hundred ninety nine cats"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("in 1999.", "in nineteen ninety nine."),
+        ("since 1905", "since nineteen oh five"),
+        ("in 2024", "in twenty twenty four"),
+        ("in 2007", "in two thousand seven"),
+        ("the 21st of May", "the twenty first of May"),
+        ("3.14", "three point one four"),
+        ("$3.50 and $1", "three dollars fifty cents and one dollar"),
+        ("\u00a32 million", "two million pounds"),
+        ("at 7:05, 7:30 and 12:00", "at seven oh five, seven thirty and twelve o'clock"),
+        ("50% of it", "fifty percent of it"),
+        ("Dr. Jones and Mrs Hill", "doctor Jones and missus Hill"),
+        ("St. John lives in Main St.", "saint John lives in Main street"),
+        ("cats, e.g. lions, etc.", "cats, for example lions, et cetera"),
+        ("No. 5 & No. 6", "number five and number six"),
+        ("no. It is", "no. It is"),
+        ("x\u00b2", "xtwo"),
+        ("\u0663 cats", "three cats"),
+        ("1" * 40, " ".join(["one"] * 40)),
+        ("\u05e9\u05dc\u05d5\u05dd", "\u05e9\u05dc\u05d5\u05dd"),
+    ],
+)
+def test_what_is_written_short_is_said_in_full(written: str, said: str) -> None:
+    assert speakable(written) == said
 
 
 def test_a_number_that_begins_with_zero_is_read_digit_by_digit() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +46,21 @@ def refuse_text(text: str, config: SynthesisConfig) -> Refusal | None:
     return None
 
 
+@lru_cache(maxsize=1024)
+def spoken_words(text: str) -> float:
+    """How many words ``text`` takes the time of when it is read out."""
+    return word_equivalents(speakable(text))
+
+
 def shortest(text: str, config: SynthesisConfig) -> float:
     """The fewest codes that ``text`` may take, as it is said."""
-    words = word_equivalents(speakable(text))
-    return max(1.0, config.min_tokens_per_word * words - config.slack_tokens)
+    return max(1.0, config.min_tokens_per_word * spoken_words(text) - config.slack_tokens)
 
 
 def longest(text: str, config: SynthesisConfig) -> int:
     """The most codes that ``text`` may take, as it is said."""
-    words = word_equivalents(speakable(text))
-    return min(config.max_tokens, int(config.max_tokens_per_word * words + config.slack_tokens))
+    limit = config.max_tokens_per_word * spoken_words(text) + config.slack_tokens
+    return min(config.max_tokens, int(limit))
 
 
 def patience(text: str, config: SynthesisConfig) -> int:
