@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interloom.bootstrap import Services
 from interloom.config.corpora import TakeIn
@@ -10,6 +11,9 @@ from interloom.core.ids import new_run_id
 from interloom.corpora.intake import IngestOutcome
 from interloom.ports.catalog import DatasetVersion, RunStart
 from interloom.stages.leasing import held_run
+
+if TYPE_CHECKING:
+    from interloom.speech_tokenizer.importing import ImportedTokenizer
 
 
 def publish_corpus(
@@ -28,13 +32,7 @@ def publish_corpus(
         path: Where it comes from; recorded with the run.
         make: Reads it into the store.
     """
-    request = {"path": str(path), "options": options.model_dump(mode="json")}
-    start = RunStart(
-        new_run_id(),
-        f"ingest_{kind}",
-        options.name,
-        request_json=canonical_json(request).decode(),
-    )
+    start = _start(kind, options, path)
     with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
         outcome = make()
         corpus = services.store.manifest(outcome.corpus)
@@ -42,3 +40,28 @@ def publish_corpus(
         report = services.store.manifest(outcome.report)
         services.catalog.publish_dataset(f"{options.name}.report", report, run_id)
     return outcome, version
+
+
+def publish_tokenizer(
+    services: Services, options: TakeIn, folder: Path
+) -> tuple["ImportedTokenizer", DatasetVersion]:
+    """Take in the weights of a speech tokenizer and publish them, in a run of its own."""
+    from interloom.speech_tokenizer.importing import import_tokenizer
+
+    start = _start("tokenizer", options, folder)
+    with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
+        imported = import_tokenizer(folder, licence=options.licence, store=services.store)
+        model = services.store.manifest(imported.ref)
+        version = services.catalog.publish_dataset(options.name, model, run_id)
+    return imported, version
+
+
+def _start(kind: str, options: TakeIn, path: Path) -> RunStart:
+    """The run that takes something in."""
+    request = {"path": str(path), "options": options.model_dump(mode="json")}
+    return RunStart(
+        new_run_id(),
+        f"ingest_{kind}",
+        options.name,
+        request_json=canonical_json(request).decode(),
+    )

@@ -169,6 +169,41 @@ def test_training_gives_a_tokenizer_with_its_measures(trained: TrainTokenizerRes
     }
 
 
+def test_training_begins_with_the_weights_of_another_tokenizer(
+    trained: TrainTokenizerResult, tmp_path: Path
+) -> None:
+    store = _toy().store
+    start = f"tokenizer_model:{trained.tokenizer.id}"
+    config = _config(num_steps=1, learning_rate=1e-9).model_copy(update={"start_from": start})
+
+    result = train_tokenizer(
+        _toy().request(config), store=store, work=Workspace(tmp_path), engine=PlainEngine
+    )
+
+    before = load_speech_tokenizer(store, trained.tokenizer).model.encoder
+    after = load_speech_tokenizer(store, result.tokenizer).model.encoder
+    torch.testing.assert_close(after.conv2.weight, before.conv2.weight)
+    assert int(after.codebook.num_updates) == int(before.codebook.num_updates) + 1
+    assert trained.tokenizer in store.manifest(result.tokenizer).parents
+
+
+def test_weights_of_another_shape_are_no_start(
+    trained: TrainTokenizerResult, tmp_path: Path
+) -> None:
+    start = f"tokenizer_model:{trained.tokenizer.id}"
+    config = _config().model_copy(
+        update={"start_from": start, "quantizer": QuantizerConfig(codebook_size=30)}
+    )
+
+    with pytest.raises(DataError, match=r"codebook\.\w+ is \(24,"):
+        train_tokenizer(
+            _toy().request(config),
+            store=_toy().store,
+            work=Workspace(tmp_path),
+            engine=PlainEngine,
+        )
+
+
 class _Killed(Exception):  # noqa: N818 - no error
     pass
 

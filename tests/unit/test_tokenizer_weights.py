@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,13 +14,16 @@ from transformers import WhisperConfig, WhisperModel
 from interloom.config.speech_tokenizer import EncoderConfig, TokenizerConfig
 from interloom.core.errors import DataError, MissingError
 from interloom.speech_tokenizer.carried import CarriedEncoder
+from interloom.speech_tokenizer.importing import import_tokenizer
 from interloom.speech_tokenizer.model import TokenizerModel
+from interloom.speech_tokenizer.runtime import load_speech_tokenizer
 from interloom.speech_tokenizer.weights import (
     Checkpoint,
     config_of,
     load_whisper,
     read_checkpoint,
 )
+from interloom.testing.store import MemoryStore
 
 SIZES = {
     "tiny": {"d_model": 384, "layers": 4, "heads": 6, "num_mel_bins": 80, "frames": 1500},
@@ -307,3 +311,30 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_configuration_of_something_else_is_refused() -> None:
     with pytest.raises(DataError, match=r"has no 'encoder_attention_heads'; is it a Whisper\?"):
         config_of(Checkpoint({}, {}))
+
+
+def test_a_checkpoint_becomes_an_artifact_that_encodes(tmp_path: Path) -> None:
+    store = MemoryStore()
+
+    imported = import_tokenizer(_glm(tmp_path), licence="Apache-2.0", store=store)
+
+    tokenizer = load_speech_tokenizer(store, imported.ref)
+    codes = tokenizer.encode([np.full(9000, 0.1, np.float32)])[0]
+    assert imported.has_codebook
+    assert len(codes) == 8
+    assert store.manifest(imported.ref).licences == ("Apache-2.0",)
+    card = store.local_path(store.manifest(imported.ref).shard("README.md")).read_text()
+    assert "Trained on weights of others" in card
+
+
+def test_a_whisper_without_a_codebook_cannot_encode_yet(tmp_path: Path) -> None:
+    theirs = _whisper(SIZES["narrow, 128 bins"])
+    (tmp_path / "config.json").write_text(json.dumps(theirs.config.to_dict()))
+    save_file({n: v.contiguous() for n, v in _state(theirs).items()}, tmp_path / "x.safetensors")
+    store = MemoryStore()
+
+    imported = import_tokenizer(tmp_path, licence="MIT", store=store)
+
+    assert not imported.has_codebook
+    with pytest.raises(DataError, match=r"no codebook yet.*tokenizer\.start_from"):
+        load_speech_tokenizer(store, imported.ref).encode([np.zeros(5000, np.float32)])

@@ -8,6 +8,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 
@@ -173,10 +174,15 @@ class AugmentConfig(Frozen):
     spliced_words: PositiveInt = 3
 
 
+TokenizerRef = Annotated[str, StringConstraints(pattern=r"^tokenizer_model:[0-9a-f]{64}$")]
+
+
 class TokenizerConfig(Frozen):
     """Model and training of the speech tokenizer.
 
     Attributes:
+        start_from: Begin with the encoder and codebook of this artifact, ``tokenizer_model:ID``, as
+            ``interloom ingest tokenizer`` or a run gives it; None begins with random numbers.
         decoder_layers: Layers of the attention decoder that gives P1's ASR loss.
         ctc_weight: Weight of the CTC head's loss beside the decoder's.
         aligned_weight: Weight of its cross-entropy code by code, for utterances whose words have
@@ -186,6 +192,7 @@ class TokenizerConfig(Frozen):
         batch_frames: Mel frames of a batch, padding included.
     """
 
+    start_from: TokenizerRef | None = None
     encoder: EncoderConfig = EncoderConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -29,14 +29,20 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What is written."""
+    """What is written.
+
+    Attributes:
+        speech: What it was trained on; None for weights of others.
+        licences: Of weights of others.
+    """
 
     config: TokenizerConfig
     weights: Mapping[str, Tensor]
     text_vocab_size: int
-    speech: ArtifactRef
+    speech: ArtifactRef | None
     text_tokenizer: ArtifactRef
-    seed: int
+    seed: int = 0
+    licences: tuple[str, ...] = ()
 
 
 def save_model(
@@ -60,8 +66,8 @@ def save_model(
         with draft.shard(CARD) as shard:
             shard.path.write_text(_card(files, metrics))
         return draft.commit(
-            parents=(files.speech, files.text_tokenizer),
-            licences=store.manifest(files.speech).licences,
+            parents=_parents(files),
+            licences=_licences(files, store),
             facts={
                 "codebook_size": files.config.quantizer.codebook_size,
                 "samples_per_token": files.config.encoder.samples_per_token,
@@ -69,6 +75,23 @@ def save_model(
                 "text_tokenizer": files.text_tokenizer.id,
             },
         )
+
+
+def _parents(files: ModelFiles) -> tuple[ArtifactRef, ...]:
+    """What it was made from."""
+    start = files.config.start_from
+    found = (files.speech, files.text_tokenizer, None if start is None else parse_ref(start))
+    return tuple(ref for ref in found if ref is not None)
+
+
+def _licences(files: ModelFiles, store: ArtifactStore) -> tuple[str, ...]:
+    """Those of the speech and of the weights it began with."""
+    found = set(files.licences)
+    if files.speech is not None:
+        found |= set(store.manifest(files.speech).licences)
+    if files.config.start_from is not None:
+        found |= set(store.manifest(parse_ref(files.config.start_from)).licences)
+    return tuple(sorted(found))
 
 
 def load_model(store: ArtifactStore, ref: ArtifactRef) -> LoadedModel:
@@ -96,6 +119,7 @@ def _card(files: ModelFiles, metrics: Sequence[Metric]) -> str:
     """The model card."""
     encoder, quantizer = files.config.encoder, files.config.quantizer
     num_parameters = sum(tensor.numel() for tensor in files.weights.values())
+    origin = "weights of others" if files.speech is None else f"`{files.speech}`"
     rows = "".join(f"| {metric.name} | {metric.value:.4f} |\n" for metric in metrics)
     return f"""# Speech tokenizer
 
@@ -107,6 +131,6 @@ def _card(files: ModelFiles, metrics: Sequence[Metric]) -> str:
 | held-out speech | |
 | --- | --- |
 {rows}
-Trained on `{files.speech}` with text tokenizer `{files.text_tokenizer}`, seed {files.seed}.
+Trained on {origin} with text tokenizer `{files.text_tokenizer}`, seed {files.seed}.
 It knows the words, voices and language of that corpus, and no others.
 """

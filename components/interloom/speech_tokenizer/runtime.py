@@ -103,7 +103,7 @@ class SpeechTokenizer:
         What is longer than the position table is encoded in pieces that overlap.
 
         Raises:
-            DataError: A sample is not a finite number.
+            DataError: A sample is not a finite number, or there is no codebook yet.
         """
         return list(self.encode_all(waveforms).codes)
 
@@ -113,6 +113,7 @@ class SpeechTokenizer:
         Raises:
             DataError: A sample is not a finite number.
         """
+        self._need_codes()
         for waveform in waveforms:
             check_finite(waveform)
         batches = list(_batches(self._pieces(waveforms), self._batch_tokens))
@@ -135,6 +136,7 @@ class SpeechTokenizer:
         Raises:
             DataError: A sample is not a finite number.
         """
+        self._need_codes()
         encoder = StreamingEncoder(self.model.encoder)
         with _one_thread_each() as workers:
             for chunk in chunks:
@@ -177,6 +179,14 @@ class SpeechTokenizer:
         codes, num_again = encode_alike(self.model.encoder, mels)
         given = [found[one.piece.context_tokens :] for one, found in zip(heard, codes, strict=True)]
         return given, num_again
+
+    def _need_codes(self) -> None:
+        """Refuse to look vectors up in a codebook that was never set."""
+        if not bool(self.model.encoder.codebook.is_ready):
+            raise DataError(
+                "this tokenizer has no codebook yet: it ended before quantizer.start_step, or is a "
+                "Whisper without one; train with tokenizer.start_from set to it"
+            )
 
     @property
     def _batch_tokens(self) -> int:

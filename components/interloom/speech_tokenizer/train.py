@@ -5,17 +5,18 @@ from dataclasses import dataclass
 import torch
 
 from interloom.config.speech_tokenizer import TokenizerConfig
-from interloom.core.artifacts import ArtifactRef
+from interloom.core.artifacts import ArtifactRef, parse_ref
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
-from interloom.speech_tokenizer.artifact import ModelFiles, save_model
+from interloom.speech_tokenizer.artifact import ModelFiles, load_model, save_model
 from interloom.speech_tokenizer.features import Corpus, read_features
 from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.runtime import SpeechTokenizer
 from interloom.speech_tokenizer.scoring import codebook_metrics, held_out_metrics
 from interloom.speech_tokenizer.task import TokenizerTask
+from interloom.speech_tokenizer.weights import load_whisper
 from interloom.text.bpe import load_text_tokenizer
 from interloom.training.loop import train
 
@@ -50,7 +51,8 @@ def train_and_save(
     """Train on the ``train`` split from the newest checkpoint in ``work``, measure on ``heldout``.
 
     Raises:
-        DataError: A split has no transcribed speech.
+        DataError: A split has no transcribed speech, or the weights to start from do not fit.
+        MissingError: The store lacks the artifact to start from.
     """
     text_tokenizer = load_text_tokenizer(store, inputs.text_tokenizer)
     corpus = Corpus(inputs.speech, "train", config.encoder, text_tokenizer)
@@ -58,6 +60,8 @@ def train_and_save(
     torch.manual_seed(seed)
     model = TokenizerModel(config, text_tokenizer.vocab_size)
     model.encoder.codebook.seed.fill_(seed)
+    if config.start_from is not None:
+        load_whisper(model, load_model(store, parse_ref(config.start_from)).model.state_dict())
     task = TokenizerTask(model, features, config, seed=seed)
     trained = train(task, config.training, engine=engine, work=work, seed=seed)
     model.load_state_dict(trained.weights)

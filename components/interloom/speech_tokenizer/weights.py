@@ -210,7 +210,7 @@ def _renamed(model: TokenizerModel, state: Mapping[str, Tensor]) -> dict[str, Te
             found[f"{_ENCODER}codebook.{name}"] = found.pop(f"{_ENCODER}{name}").float()
     weight = found.get(f"{_ENCODER}codebook.weight")
     if weight is not None:
-        found[f"{_ENCODER}codebook.is_ready"] = torch.ones((), dtype=torch.bool)
+        found.setdefault(f"{_ENCODER}codebook.is_ready", torch.ones((), dtype=torch.bool))
         found.setdefault(f"{_ENCODER}codebook.ema_count", torch.ones(len(weight)))
         found.setdefault(f"{_ENCODER}codebook.ema_weight", weight.float())
     positions = found.get(f"{_ENCODER}embed_positions.weight")

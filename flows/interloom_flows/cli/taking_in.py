@@ -69,6 +69,42 @@ def dialogue(
     _take_in("dialogues", ingest_dialogues, path, name, licence)
 
 
+@app.command("tokenizer")
+def tokenizer(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A Whisper or GLM-4-Voice tokenizer: config.json and *.safetensors.",
+        ),
+    ],
+    name: NameOption,
+    licence: LicenceOption = "LicenseRef-unknown",
+) -> None:
+    """Take in the weights of a speech tokenizer, or of a Whisper to make one of."""
+    from interloom.adapters.dvc_export import checked_name
+    from interloom.config.corpora import TakeIn
+    from interloom_flows.publishing import publish_tokenizer
+
+    checked_name(name)
+    with opened() as services:
+        options = TakeIn(name=name, licence=licence)
+        imported, version = publish_tokenizer(services, options, folder)
+    out = screen.out()
+    ready = "ready to use" if imported.has_codebook else "without a codebook: train with it"
+    out.print(
+        f"{version.name}@{version.version}: {imported.num_parameters:,} numbers, {ready}",
+        markup=False,
+        soft_wrap=True,
+    )
+    start = f"{imported.ref.kind}:{imported.ref.id}"
+    out.print(
+        f"use it: interloom run RECIPE --set tokenizer.start_from={start}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _take_in(
     kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, name: str, licence: str
 ) -> None:
