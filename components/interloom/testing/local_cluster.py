@@ -110,3 +110,36 @@ def pod_template(folder: Path, env: Mapping[str, str]) -> Json:
             "volumes": volumes,
         }
     }
+
+
+def flow_job_template(site: Site, profile: Path) -> Json:
+    """The job template of flow runs, as it is but for volumes, node pool and user."""
+    template: Json = json.loads((ROOT / "infra/base/job-template.json").read_text())
+    variables = template["variables"]["properties"]
+    variables["image"]["default"] = IMAGE
+    variables["namespace"]["default"] = site.namespace
+    spec = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    for word in ("nodeSelector", "tolerations", "priorityClassName", "securityContext"):
+        del spec[word]
+    container = spec["containers"][0]
+    for word in ("envFrom", "securityContext", "resources"):
+        del container[word]
+    ours = {
+        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
+        "PREFECT_HOME": str(site.folder / "prefect"),
+        "INTERLOOM_HOME": str(site.folder / "home"),
+        "INTERLOOM_STORE_ROOT": str(site.folder / "store"),
+        "INTERLOOM_WORK_ROOT": str(site.folder / "work"),
+        "INTERLOOM_CLUSTER_PROFILE": str(profile),
+        "INTERLOOM_RETRY_DELAYS_S": "[2, 10, 30]",
+    }
+    kept = [
+        entry
+        for entry in container["env"]
+        if entry["name"] not in ours and not entry["name"].startswith("INTERLOOM_S3_")
+    ]
+    container["env"] = kept + [{"name": name, "value": value} for name, value in ours.items()]
+    from_here = pod_template(site.folder, {})["spec"]
+    container["volumeMounts"] = from_here["containers"][0]["volumeMounts"]
+    spec["volumes"] = from_here["volumes"]
+    return template

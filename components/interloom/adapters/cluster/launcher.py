@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -71,11 +72,11 @@ class ClusterLauncher:
                 self._take_away(job, number)
             except InterloomError as error:
                 if not isinstance(error, _AwayError):
-                    self._workloads.remove(job, number)
+                    self._remove(job, number)
                 raise
             except BaseException:
                 if not self._leaves_jobs:
-                    self._workloads.remove(job, number)
+                    self._remove(job, number)
                 raise
             else:
                 return _report(job, time.monotonic() - started_s)
@@ -111,6 +112,11 @@ class ClusterLauncher:
         )
         self._workloads.start(job, attempt)
         return number
+
+    def _remove(self, job: StageJob, number: int) -> None:
+        """Remove an attempt; if the server is away, the reconciler does."""
+        with suppress(TransientError):
+            self._workloads.remove(job, number)
 
     def _take_away(self, job: StageJob, number: int) -> None:
         """Remove an attempt and wait for its pods: two must not write one workspace."""
