@@ -15,6 +15,7 @@ from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError
 from interloom.corpora.permission import BlockList, require_licences
 from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit, Usage
+from interloom.stages.closure import steady_code
 from interloom.stages.contract import (
     StageCall,
     StageContract,
@@ -127,6 +128,17 @@ def resolve(
         fresh: Stages that run although there is a result to reuse.
     """
     inputs = Inputs(corpora=corpora, blocked=blocked_entries(contract.catalog))
+    with steady_code():
+        return _resolved(contract, recipe, steps, inputs, frozenset(fresh))
+
+
+def _resolved(
+    contract: StageContract,
+    recipe: Recipe,
+    steps: Sequence[Step],
+    inputs: Inputs,
+    fresh: frozenset[str],
+) -> Plan:
     planned = list[PlannedStep]()
     for step in steps:
         remade = [name for name in step.after if name not in inputs.results]

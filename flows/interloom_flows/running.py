@@ -1,10 +1,11 @@
 """Run a recipe: at once from the catalog if everything is there, else through Prefect."""
 
 from interloom.bootstrap import Services
+from interloom.stages.closure import steady_code
 from interloom.stages.leasing import end_dead_runs
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
-from interloom_flows.planning import Plan, named_corpora, resolve
+from interloom_flows.planning import named_corpora, resolve
 from interloom_flows.prefect_home import prefect_api
 from interloom_flows.recording import record_plan
 from interloom_flows.telling import tell_lineage
@@ -24,18 +25,19 @@ def run_recipe(services: Services, parameters: PipelineParameters, listener: Run
     recipe, steps = parameters.load()
     end_dead_runs(services.catalog)
     corpora = named_corpora(services.catalog, recipe)
-    plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
     try:
-        return _run_plan(services, parameters, plan, listener)
+        with steady_code():
+            plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
+            if not plan.to_run:
+                return record_plan(services.contract, plan, listener)
+        return _run_in_prefect(services, parameters, listener)
     finally:
         tell_lineage(services)
 
 
-def _run_plan(
-    services: Services, parameters: PipelineParameters, plan: Plan, listener: RunListener
+def _run_in_prefect(
+    services: Services, parameters: PipelineParameters, listener: RunListener
 ) -> str:
-    if not plan.to_run:
-        return record_plan(services.contract, plan, listener)
     with prefect_api(services.settings.home, services.settings.prefect_api_url):
         from interloom_flows.pipelines import pretraining_pipeline  # imports Prefect
 

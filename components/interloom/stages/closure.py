@@ -7,6 +7,8 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,12 +63,37 @@ def closure(module: str, *extra: str) -> Closure:
     return Closure(tuple(sorted(ours)), tuple(sorted(external)))
 
 
+_STEADY: ContextVar[dict[tuple[str, ...], str] | None] = ContextVar("steady", default=None)
+
+
+@contextmanager
+def steady_code() -> Iterator[None]:
+    """Within the block, or the outermost of several, each digest of code is computed once."""
+    if _STEADY.get() is not None:
+        yield
+        return
+    token = _STEADY.set({})
+    try:
+        yield
+    finally:
+        _STEADY.reset(token)
+
+
 def code_digest(module: str, *extra: str) -> str:
     """The sha256 of the closure's files, the data beside them, the lock file and numeric packages.
 
     Raises:
         MissingError: The lock file is not beside the package.
     """
+    known = _STEADY.get()
+    if known is None:
+        return _code_digest(module, *extra)
+    if (module, *extra) not in known:
+        known[module, *extra] = _code_digest(module, *extra)
+    return known[module, *extra]
+
+
+def _code_digest(module: str, *extra: str) -> str:
     digest = hashlib.sha256()
     for name in closure(module, *extra).modules:
         for path in _files(name):

@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 from interloom.core.errors import ConfigError
@@ -59,7 +60,13 @@ def load_stage(name: str, registry: Mapping[str, str] = STAGES) -> StageDefiniti
     """
     if name not in registry:
         raise ConfigError(f"there is no stage {name!r}; the stages are {', '.join(registry)}")
-    module = importlib.import_module(registry[name])
+    return _defined(name, registry[name])
+
+
+@cache
+def _defined(name: str, module_name: str) -> StageDefinition:
+    """Read the signature of a stage's function."""
+    module = importlib.import_module(module_name)
     function: Callable[..., StageResult] = getattr(module, name)
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
@@ -71,4 +78,4 @@ def load_stage(name: str, registry: Mapping[str, str] = STAGES) -> StageDefiniti
         )
     # Annotations as they stand: those of ports may name types that only a checker imports.
     request, result = parameters[0].annotation, signature.return_annotation
-    return StageDefinition(name, registry[name], function, request, result, ports)
+    return StageDefinition(name, module_name, function, request, result, ports)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, RowMapping, Table, event, select
+from sqlalchemy import Connection, Engine, RowMapping, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
@@ -245,17 +245,6 @@ def _insert_or_leave(
 ) -> sqlite.dml.Insert | postgresql.dml.Insert:
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     return insert(table).on_conflict_do_nothing()
-
-
-def named_refs(connection: Connection, table: Table, run_id: str) -> dict[str, ArtifactRef]:
-    """The artifacts at the edges of one run, by name."""
-    wanted = (
-        select(table.c.name, t.artifact.c.kind, t.artifact.c.id)
-        .join(t.artifact, t.artifact.c.id == table.c.artifact_id)
-        .where(table.c.run_id == run_id)
-        .order_by(table.c.name)
-    )
-    return {row["name"]: ref_of(row) for row in connection.execute(wanted).mappings()}
 
 
 def ref_of(row: RowMapping) -> ArtifactRef:

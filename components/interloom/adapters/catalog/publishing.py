@@ -14,8 +14,8 @@ from interloom.adapters.catalog.database import (
     Room,
     insert_new,
     insert_one,
-    named_refs,
     now_text,
+    ref_of,
 )
 from interloom.adapters.catalog.datasets import dataset_version, is_named, versions
 from interloom.adapters.catalog.leases import hold
@@ -37,14 +37,26 @@ class Publishing(Room):
     """Results of stages and named versions: written once, all or nothing."""
 
     def find(self, stage_key: str) -> StageHit | None:
-        """The published result of a stage key, in two look-ups by primary key."""
-        found = select(t.stage_result).where(t.stage_result.c.stage_key == stage_key)
+        """The published result of a stage key, in one query by primary keys."""
+        found = (
+            select(
+                t.stage_result.c.run_id,
+                t.stage_result.c.result_json,
+                t.run_output.c.name,
+                t.artifact.c.kind,
+                t.artifact.c.id,
+            )
+            .outerjoin(t.run_output, t.run_output.c.run_id == t.stage_result.c.run_id)
+            .outerjoin(t.artifact, t.artifact.c.id == t.run_output.c.artifact_id)
+            .where(t.stage_result.c.stage_key == stage_key)
+            .order_by(t.run_output.c.name)
+        )
         with self._database.transaction(writes=False) as connection:
-            row = connection.execute(found).mappings().first()
-            if row is None:
-                return None
-            outputs = named_refs(connection, t.run_output, row["run_id"])
-        return StageHit(stage_key, row["run_id"], row["result_json"], outputs)
+            rows = connection.execute(found).mappings().all()
+        if not rows:
+            return None
+        outputs = {row["name"]: ref_of(row) for row in rows if row["name"] is not None}
+        return StageHit(stage_key, rows[0]["run_id"], rows[0]["result_json"], outputs)
 
     def publish(self, lease: Lease, publication: Publication) -> None:
         """Make everything visible in one transaction, if the lease is still ours."""
