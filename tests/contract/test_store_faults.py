@@ -25,6 +25,8 @@ import numpy as np
 import pytest
 
 from interloom.adapters.folder_store import FolderStore, object_key
+from interloom.adapters.s3_bucket import S3Bucket
+from interloom.adapters.s3_connection import S3Options
 from interloom.adapters.s3_store import S3Store
 from interloom.adapters.sql_catalog import SqlCatalog
 from interloom.adapters.stores import open_store_at
@@ -603,6 +605,27 @@ def test_no_secret_is_in_an_error_a_manifest_the_catalog_or_a_log(
     messages.append(caplog.text)
     assert len(messages) > 10
     assert not [message for message in messages if secret in message or "Signature=" in message]
+
+
+def test_a_listing_goes_on_from_page_to_page(s3: S3Server, tmp_path: Path) -> None:
+    settings = s3.settings()
+    assert settings.access_key is not None
+    assert settings.secret_key is not None
+    bucket = S3Bucket(
+        S3Options(
+            endpoint=s3.endpoint,
+            bucket=BUCKET,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key,
+        )
+    )
+    prefix = f"pages/{uuid4().hex}/"
+    keys = [f"{prefix}{index // 3}/{index}" for index in range(7)]
+    for key in keys:
+        bucket.write(key, b"one")
+
+    for page_size in (1, 2, 3, 7, 1000):
+        assert [item.key for item in bucket.list(prefix, page_size=page_size)] == keys
 
 
 def test_a_missing_artifact_is_missing_whatever_the_way(s3: S3Server, tmp_path: Path) -> None:

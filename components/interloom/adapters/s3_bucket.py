@@ -200,17 +200,17 @@ class S3Bucket:
         """Remove an object; nothing happens if there is none."""
         self._call(f"remove {key}", lambda: self._client.remove_object(self.name, key))
 
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object below a prefix, with its whole key."""
+    def list(self, prefix: str, *, page_size: int = _PAGE) -> Iterator[StoredObject]:
+        """Every object below a prefix, with its whole key; asked for page by page."""
 
         def page(after: str | None) -> tuple[Any, ...]:
             listing = self._client.list_objects(
                 self.name, prefix=prefix, recursive=True, start_after=after
             )
-            return tuple(islice(listing, _PAGE))
+            return tuple(islice(listing, page_size))
 
         after: str | None = None
-        while items := self._call(f"list {prefix}", lambda start=after: page(start)):
+        while items := self._call(f"list {prefix}", partial(page, after)):
             for item in items:
                 yield StoredObject(item.object_name, item.size or 0, _age_s(item.last_modified))
             after = items[-1].object_name
@@ -364,9 +364,10 @@ def _md5(data: bytes) -> str:
 
 def _error_of(response: Any) -> Exception:
     """An answer other than success, as the client would have put it."""
+    error: Exception = ServerError(f"status {response.status}", response.status)
     with suppress(SyntaxError, ValueError):
-        return S3Error.fromxml(response)
-    return ServerError(f"status {response.status}", response.status)
+        error = S3Error.fromxml(response)
+    return error
 
 
 def _age_s(written: datetime | None) -> float:
