@@ -13,6 +13,7 @@ happens around the model. Prints one JSON object.
 import argparse
 import gzip
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -46,7 +47,8 @@ from interloom.ports.progress import NoProgress
 from interloom.quality.interleaved import AlignmentCheck, Target
 from interloom.quality.shards import Natural
 from interloom.text.bpe import TextTokenizer
-from interloom.text.speakable import has_letter, symbol_share
+from interloom.text.speakable import has_letter, speakable, symbol_share
+from interloom.text.words import word_equivalents
 from interloom.text_to_token.guards import has_loop
 from interloom.text_to_token.spans import SpanRequest, SpanResult
 from interloom.vocabulary.layout import VocabularyLayout
@@ -71,8 +73,9 @@ class LetterSpeaker:
         if not has_letter(span.text) or symbol_share(span.text) > 0.05:
             return SpanResult(span.span_id, none, reason="unpronounceable", attempts=0)
         letters = np.frombuffer(span.text.encode(), np.uint8).astype(np.int32)
-        size = min(len(letters), int(CODES_PER_WORD * len(span.text.split())))
-        codes = (letters * 7 + np.arange(len(letters)) % 3)[: max(1, size)] % NUM_CODES
+        said = math.ceil(CODES_PER_WORD * word_equivalents(speakable(span.text)))
+        size = max(said, len(letters))
+        codes = (np.resize(letters, size) * 7 + np.arange(size) // 5) % NUM_CODES
         if has_loop(codes, run=self._limits.loop_tokens, period=self._limits.loop_period):
             return SpanResult(span.span_id, none, reason="loop", attempts=3)
         return SpanResult(span.span_id, codes.astype(np.int32), reason="", attempts=1)

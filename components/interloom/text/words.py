@@ -70,8 +70,9 @@ def _units_per_word(text: str, num_units: int) -> float:
 
 def _ascii_words(text: str) -> Words:
     """What the pattern finds in ASCII: the runs between white space."""
-    is_word = ~_IS_SPACE[np.frombuffer(text.encode(), np.uint8)]
-    edges = np.flatnonzero(np.diff(is_word, prepend=False, append=False))
+    is_word = np.zeros(len(text) + 2, bool)
+    is_word[1:-1] = ~_IS_SPACE[np.frombuffer(text.encode(), np.uint8)]
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1])
     return Words(edges[::2], edges[1::2], len(text))
 
 
@@ -84,5 +85,5 @@ def _byte_offsets(text: str) -> Offsets:
 
 def word_equivalents(text: str) -> float:
     """How many words ``text`` takes the time of: its words, or one for each dozen letters."""
-    letters = sum(character.isalnum() for character in text)
+    letters = sum(map(str.isalnum, text))
     return max(float(len(find_words(text))), letters / _LONG_WORD)
