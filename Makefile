@@ -45,7 +45,7 @@ test-slow: $(VENV)/.ready
 	$(PY) -m pytest -q -m "slow and not gpu and not nightly and not cluster"
 
 test-cluster: $(VENV)/.ready
-	$(PY) -m pytest -q -m cluster
+	$(PY) -m pytest -q -m "cluster and not nightly"
 
 # The cluster tier only where KUBECONFIG names a cluster.
 test: check test-slow $(if $(KUBECONFIG),test-cluster)
