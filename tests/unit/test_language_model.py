@@ -12,13 +12,15 @@ from torch.nn import functional
 
 from interloom.config.language_model import PRESETS, LanguageModelConfig
 from interloom.core.errors import ConfigError, DataError
+from interloom.language_model.attention import Documents, attend
 from interloom.language_model.convert import export_hf, hf_config, import_hf
 from interloom.language_model.cross_entropy import chunked_cross_entropy
-from interloom.language_model.model import Transformer
+from interloom.language_model.model import Transformer, packed_mask
 from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling, choose
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
+from interloom.training.linear import Linear
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
 LAYOUT = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
@@ -104,6 +106,72 @@ def test_chunks_of_the_loss_give_torchs_loss_and_gradients(chunk: int) -> None:
 
     torch.testing.assert_close(losses, theirs.detach())
     torch.testing.assert_close(ours, (hidden.grad, weight.grad))
+
+
+def test_a_second_backward_through_the_loss_is_refused() -> None:
+    hidden = torch.randn(3, 5, requires_grad=True)
+    total, _ = chunked_cross_entropy(hidden, torch.randn(7, 5), torch.tensor([1, 2, 6]), 2)
+    torch.autograd.backward(total, retain_graph=True)
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(total)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=3),
+    st.integers(0, 100),
+)
+def test_attention_by_documents_is_attention_with_their_mask(
+    lengths: list[list[int]], seed: int
+) -> None:
+    longest = max(map(sum, lengths))
+    segments = torch.tensor(
+        [
+            [
+                number
+                for number, length in enumerate([*row, longest - sum(row)])
+                for _ in range(length)
+            ]
+            for row in lengths
+        ]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(len(lengths), 4, longest, 8, generator=generator)
+    key, value = torch.randn(2, len(lengths), 2, longest, 8, generator=generator)
+
+    by_documents = attend(query, key, value, Documents.of(segments))
+    by_mask = attend(query, key, value, packed_mask(segments))
+
+    torch.testing.assert_close(by_documents, by_mask, rtol=1e-4, atol=1e-5)
+
+
+def test_another_document_changes_no_bit_of_a_loss() -> None:
+    own, other = _ids(9, 1), _ids(30, 2)
+    model = _model()
+
+    def of_own(documents: list[NDArray[np.int32]]) -> torch.Tensor:
+        """The losses of the shorter document, which stands last in the row."""
+        return _loss(model, _rows(documents, 64))[1][-8:]
+
+    before = of_own([own, other])
+
+    assert torch.equal(before, of_own([own, (other + 1) % 20]))
+    assert torch.equal(before, of_own([own, np.concatenate([other, _ids(7, 3)])]))
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5)])
+def test_the_fast_linear_layer_is_torchs(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, generator=generator, requires_grad=True)
+    layer = Linear(5, 11)
+    slope = torch.randn(*shape[:-1], 11, generator=generator)
+
+    torch.autograd.backward(layer(x), slope)
+    ours = (x.grad, layer.weight.grad)
+    x.grad = layer.weight.grad = None
+    torch.autograd.backward(functional.linear(x, layer.weight), slope)
+
+    torch.testing.assert_close(ours, (x.grad, layer.weight.grad))
 
 
 def test_activation_checkpointing_changes_nothing() -> None:

@@ -39,7 +39,7 @@ class Documents:
         groups: list[Tensor] = []
         back = torch.empty(begins_BT.numel(), dtype=torch.int64)
         first = 0
-        for size in padded_D.unique().tolist():
+        for size in sorted(set(padded_D.tolist())):
             own = padded_D == size
             offsets_DL = torch.arange(size).expand(int(own.sum()), size)
             last_D1 = lengths_D[own, None] - 1
@@ -79,10 +79,14 @@ def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, sight: Sight) -> Tens
         return functional.scaled_dot_product_attention(
             q_BHTE, k_BGSE, v_BGSE, is_causal=True, enable_gqa=has_groups
         )
-    tokens = [x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BGSE, v_BGSE)]
+    query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BGSE, v_BGSE))
     seen = [
         functional.scaled_dot_product_attention(
-            *(_gathered(x, places_DL) for x in tokens), is_causal=True, enable_gqa=has_groups
+            _gathered(query, places_DL),
+            _gathered(key, places_DL),
+            _gathered(value, places_DL),
+            is_causal=True,
+            enable_gqa=has_groups,
         )
         .transpose(1, 2)
         .flatten(0, 1)
@@ -96,12 +100,12 @@ def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, sight: Sight) -> Tens
 def _gathered(x_THE: Tensor, places_DL: Tensor) -> Tensor:
     """Tokens of documents side by side, (D, H, L, E)."""
     held = x_THE.index_select(0, places_DL.flatten())
-    return held.unflatten(0, places_DL.shape).transpose(1, 2)
+    return held.view(*places_DL.shape, *x_THE.shape[1:]).transpose(1, 2)
 
 
 def _padded(lengths_D: Tensor) -> Tensor:
-    """Lengths, rounded up to eight steps in each power of two, and to 8 at least."""
-    powers_D = torch.ceil(torch.log2(lengths_D.double())).long().clamp(min=6)
+    """Lengths, rounded up to a multiple of 8, or to eight steps in each power of two over 128."""
+    powers_D = torch.ceil(torch.log2(lengths_D.double())).long().clamp(min=7)
     steps_D = 2 ** (powers_D - 4)
     return torch.ceil(lengths_D / steps_D).long() * steps_D
 

@@ -6,12 +6,13 @@ V vocabulary, N tokens to predict.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.language_model.attention import Documents, KeyValueCache, Sight, attend
 from interloom.language_model.cross_entropy import chunked_cross_entropy
+from interloom.language_model.pointwise import Turn, rotate, swiglu
+from interloom.training.linear import Linear
 
 
 class Attention(nn.Module):
@@ -21,8 +22,8 @@ class Attention(nn.Module):
         super().__init__()
         self.sizes = [n * config.head_size for n in (config.num_heads, *2 * [config.num_kv_heads])]
         self.head_size = config.head_size
-        self.qkv = nn.Linear(config.hidden_size, sum(self.sizes), bias=False)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv = Linear(config.hidden_size, sum(self.sizes))
+        self.out = Linear(config.hidden_size, config.hidden_size)
         self.query_norm, self.key_norm = (
             nn.RMSNorm(config.head_size, config.norm_epsilon)
             if config.has_qk_norm
@@ -31,19 +32,19 @@ class Attention(nn.Module):
         )
 
     def forward(
-        self, x_BTD: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: KeyValueCache | None
+        self, x_BTD: Tensor, turn: Turn, sight: Sight, cache: KeyValueCache | None
     ) -> Tensor:
-        """Mix each token with those that ``mask`` (B or 1, 1, T, S) lets it see."""
+        """Mix each token with those that ``sight`` lets it see."""
         rows, length, _ = x_BTD.shape
         q_BHTE, k_BGTE, v_BGTE = (
             part.view(rows, length, -1, self.head_size).transpose(1, 2)
             for part in self.qkv(x_BTD).split(self.sizes, dim=-1)
         )
-        q_BHTE = _rotate(self.query_norm(q_BHTE), turn)
-        k_BGTE = _rotate(self.key_norm(k_BGTE), turn)
+        q_BHTE = rotate(self.query_norm(q_BHTE), turn)
+        k_BGTE = rotate(self.key_norm(k_BGTE), turn)
         if cache is not None:
             k_BGTE, v_BGTE = cache.extend(k_BGTE, v_BGTE)
-        seen_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, mask)
+        seen_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, sight)
         out: Tensor = self.out(seen_BHTE.transpose(1, 2).reshape(rows, length, -1))
         return out
 
@@ -53,13 +54,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.ffn_size, bias=False)
-        self.down = nn.Linear(config.ffn_size, config.hidden_size, bias=False)
+        self.gate_up = Linear(config.hidden_size, 2 * config.ffn_size)
+        self.down = Linear(config.ffn_size, config.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token by itself."""
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        out: Tensor = self.down(functional.silu(gate) * up)
+        out: Tensor = self.down(swiglu(self.gate_up(x_BTD)))
         return out
 
 
@@ -76,12 +76,12 @@ class Block(nn.Module):
     def forward(
         self,
         x_BTD: Tensor,
-        turn: tuple[Tensor, Tensor],
-        mask: Tensor,
+        turn: Turn,
+        sight: Sight,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """One block."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn, mask, cache)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), turn, sight, cache)
         out: Tensor = x_BTD + self.ffn(self.ffn_norm(x_BTD))
         return out
 
@@ -154,7 +154,7 @@ class Transformer(nn.Module):
         self,
         tokens_BT: Tensor,
         positions_BT: Tensor,
-        mask: Tensor,
+        sight: Sight,
         caches: list[KeyValueCache] | None = None,
     ) -> Tensor:
         """The last hidden states (B, T, D), normalised."""
@@ -162,9 +162,9 @@ class Transformer(nn.Module):
         turn = rotary_turn(positions_BT, self.config, x_BTD.dtype)
         for index, block in enumerate(self.blocks):
             if self.has_activation_checkpointing and caches is None and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, turn, mask, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, turn, sight, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, turn, mask, None if caches is None else caches[index])
+                x_BTD = block(x_BTD, turn, sight, None if caches is None else caches[index])
         out: Tensor = self.norm(x_BTD)
         return out
 
@@ -182,18 +182,9 @@ def packed_mask(segments_BT: Tensor) -> Tensor:
     return (same & causal)[:, None]
 
 
-def rotary_turn(
-    positions_BT: Tensor, config: LanguageModelConfig, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, 1, T, E) of rotary positions, in halves as Llama has them."""
+def rotary_turn(positions_BT: Tensor, config: LanguageModelConfig, dtype: torch.dtype) -> Turn:
+    """Cosines and sines (B, 1, T, E / 2) of rotary positions, in halves as Llama has them."""
     half = torch.arange(0, config.head_size, 2, dtype=torch.float32, device=positions_BT.device)
     inverse_wavelengths = config.rope_theta ** (-half / config.head_size)
     angle = positions_BT[:, None, :, None].float() * inverse_wavelengths
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = turn
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
