@@ -33,7 +33,8 @@ from interloom.text_to_token.pieces import Pieces, read_spoken
 from interloom.text_to_token.prompt import Prompter
 from interloom.text_to_token.runtime import TextToToken
 from interloom.text_to_token.spans import SpanRequest, SpanResult
-from interloom.text_to_token.stepping import CHUNK, PREFILL_ROWS, Stepper
+from interloom.text_to_token.pages import PAGE, Pages
+from interloom.text_to_token.stepping import PREFILL_ROWS, Stepper
 from interloom.text_to_token.task import TextToTokenTask, collate
 from interloom.training.loop import train
 from interloom.vocabulary.layout import Marker, VocabularyLayout
@@ -137,7 +138,7 @@ def mixed_job(index: int) -> Job:
     """Short and long, greedy and drawn."""
     rng = np.random.Generator(np.random.Philox(key=index))
     ids = rng.integers(TOKENIZER.vocab_size, size=1 + index * 7 % 23).tolist()
-    limit = 1 + index * 37 % (2 * CHUNK)
+    limit = 1 + index * 37 % (4 * PAGE)
     sampling = Sampling(temperature=[0.0, 1.0, 0.7][index % 3], top_p=[0.9, 1.0][index % 2])
     prompt = PROMPTER.prompt(ids, f"speaker-{index % 2}")
     return Job(prompt, limit, rng.random(limit + 1), sampling)
@@ -183,28 +184,35 @@ def test_prefill_and_steps_give_the_logits_of_the_whole() -> None:
     batch = collate([Pieces(SPOKEN, PROMPTER, CONFIG, seed=0).batch(0)[0]], PROMPTER)
     length, start = batch.ids.shape[1], 4
     whole = model(batch.ids, batch.places, torch.ones(1, length, dtype=torch.bool))
-    stepper = Stepper(model, num_slots=2, num_chunks=2)
-    ids, places = (one[:, :start].repeat(PREFILL_ROWS, 1) for one in (batch.ids, batch.places))
+    stepper = Stepper(model, num_slots=2, num_positions=length)
+    ids, places = batch.ids.numpy(), batch.places.numpy()
+    rows = PREFILL_ROWS
 
-    read = stepper.prefill(ids, places, torch.full((PREFILL_ROWS,), start - 1))
+    read = stepper.prefill(
+        ids[:, :start].repeat(rows, 0), places[:, :start].repeat(rows, 0), np.full(rows, start - 1)
+    )
 
     torch.testing.assert_close(read.logits[3], whole[start - 1], rtol=1e-4, atol=1e-4)
     stepper.place(read, 5, slot=1, length=start)
     for at in range(start, length):
-        ids, places = batch.ids[:, at].repeat(2), batch.places[:, at].repeat(2)
-        step = stepper.step(ids, places, torch.tensor([0, at]), num_chunks=2)
+        step = stepper.step(ids[0, [at, at]], places[0, [at, at]], np.array([0, at]))
         torch.testing.assert_close(step[1], whole[at], rtol=1e-4, atol=1e-4)
 
 
-def test_chunks_that_no_slot_has_reached_change_no_bit() -> None:
-    model = untrained()
-    ids, places, at = torch.tensor([5, 6]), torch.tensor([0.0, 1.0]), torch.tensor([0, 1])
-    one, other = (Stepper(model, num_slots=2, num_chunks=4) for _ in range(2))
+def test_pages_are_taken_lowest_first_and_given_back() -> None:
+    pages = Pages(num_slots=2, num_positions=3 * PAGE)
 
-    few = one.step(ids, places, at, num_chunks=1)
-    many = other.step(ids, places, at, num_chunks=4)
+    pages.reach(1, PAGE)
+    pages.reach(0, 3 * PAGE - 1)
 
-    assert torch.equal(few, many)
+    assert pages.table.T.tolist() == [[0, 3, 4], [1, 2, -1]]
+    assert pages.owner[:5].tolist() == [0, 1, 1, 0, 0]
+    assert pages.start[:5].tolist() == [0, 0, PAGE, PAGE, 2 * PAGE]
+    pages.release(1)
+    pages.release(0)
+    assert pages.num_used == 2
+    pages.reach(0, PAGE)
+    assert pages.table[:, 0].tolist() == [0, 2, -1]
 
 
 def test_only_codes_and_the_end_are_targets() -> None:

@@ -27,7 +27,7 @@ from interloom.vocabulary.layout import VocabularyLayout
 
 _SAMPLE_RATE_HZ = 16_000
 _NATURAL_UTTERANCES = 4096  # whose pace is measured
-_ENGINE, _PRECISION = "slots of one capacity, torch", "fp32"
+_ENGINE, _PRECISION = "paged slots, torch", "fp32"
 
 
 @dataclass(frozen=True, slots=True)

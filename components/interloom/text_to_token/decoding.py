@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from interloom.text_to_token.choosing import choose
 from interloom.text_to_token.jobs import Decoded, Job
 from interloom.text_to_token.model import TextToTokenModel
-from interloom.text_to_token.stepping import CHUNK, PREFILL_ROWS, Prefilled, Stepper
+from interloom.text_to_token.stepping import PREFILL_ROWS, Prefilled, Stepper
 
 _PROMPT_STEP = 8  # prompts are padded to a multiple of it
 
@@ -31,7 +29,7 @@ class TorchEngine:
         self._num_slots = num_slots
         self._speech_offset = speech_offset
         self._stepper: Stepper | None = None
-        self._num_chunks = 0
+        self._num_positions = 0
 
     @property
     def name(self) -> str:
@@ -51,11 +49,12 @@ class TorchEngine:
 
     def _room_for(self, num_positions: int) -> Stepper:
         """A stepper that can hold so many positions; how many it can changes no result."""
-        num_chunks = -(-num_positions // CHUNK)
-        if self._stepper is None or num_chunks > self._num_chunks:
+        if self._stepper is None or num_positions > self._num_positions:
             self._stepper = None  # frees the smaller cache first
-            self._stepper = Stepper(self._model, num_slots=self._num_slots, num_chunks=num_chunks)
-            self._num_chunks = num_chunks
+            self._stepper = Stepper(
+                self._model, num_slots=self._num_slots, num_positions=num_positions
+            )
+            self._num_positions = num_positions
         return self._stepper
 
 
@@ -106,10 +105,7 @@ class _Slots:
         at = self._prompt + made - 1
         ids = self._codes[self._rows, made - 1].astype(np.int64) + self._offset
         places = self._first_place + (made - 1)
-        logits = self._stepper.step(
-            *_tensors(self._stepper.device, ids, places.astype(np.float32), at),
-            num_chunks=int(at.max()) // CHUNK + 1,
-        ).cpu()
+        logits = self._stepper.step(ids, places.astype(np.float32), at).cpu()
         draws = self._draws[self._rows, made]
         chosen = choose(logits, draws, self._temperatures, self._top_ps)
         busy = self._job >= 0
@@ -118,6 +114,7 @@ class _Slots:
         for slot in np.flatnonzero(over).tolist():
             codes = self._codes[slot, : made[slot]].copy()
             results[int(self._job[slot])] = Decoded(codes, bool(ended[slot]))
+            self._stepper.release(slot)
         self._free(over)
         goes_on = np.flatnonzero(busy & ~over)
         self._codes[goes_on, made[goes_on]] = chosen[goes_on]
@@ -159,7 +156,7 @@ class _Slots:
             places[row, : len(job.prompt)] = job.prompt.places
             last[row], draws[row] = len(job.prompt) - 1, job.draws[0]
             temperatures[row], top_ps[row] = job.sampling.temperature, job.sampling.top_p
-        prefilled = self._stepper.prefill(*_tensors(self._stepper.device, ids, places, last))
+        prefilled = self._stepper.prefill(ids, places, last)
         first = choose(prefilled.logits.cpu(), draws, temperatures, top_ps)
         for row, number in enumerate(numbers):
             yield _Ready(number, prefilled, row, int(first[row]))
@@ -175,9 +172,3 @@ def _rectangles(jobs: Sequence[Job]) -> Iterator[tuple[int, list[int]]]:
         waiting = by_length[length]
         while waiting:
             yield length, [waiting.popleft() for _ in range(min(PREFILL_ROWS, len(waiting)))]
-
-
-def _tensors(device: torch.device, *arrays: NDArray[np.generic]) -> tuple[Tensor, Tensor, Tensor]:
-    """Three arrays on the device."""
-    first, second, third = (torch.from_numpy(array).to(device) for array in arrays)
-    return first, second, third

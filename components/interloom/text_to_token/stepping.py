@@ -3,28 +3,32 @@
 What a slot gets depends on what stands in it, and on nothing beside it:
 
 - every product has a fixed shape: always all slots, prompts in rectangles of ``PREFILL_ROWS`` rows,
-  and attention in chunks of ``CHUNK`` positions;
-- the chunks of a slot are added up in order, and one that it has not reached adds exactly zero, so
-  that it does not matter how far the longest slot has come.
+  and attention in pages of ``PAGE`` positions;
+- the pages of a slot are added up in order, from the first on, whatever their numbers; where a slot
+  has fewer than another, exact zeros are added.
 
 Channels of queries and keys are reordered once, so that the two that rotary embedding turns
 together stand side by side: turning is then one complex product. Their scalar product is the same.
 
 Shapes: S = slots, R = rows of a prefill, L = its positions, D = width, H = query heads, N = key and
-value heads, G = H / N, E = width of a head, C = positions of a chunk, K = codes, X = columns of
-queries, keys and values.
+value heads, G = H / N, E = width of a head, P = pages in use, K = codes, X = positions or slots.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from interloom.text_to_token.model import Block, ModelShape, TextToTokenModel
+from interloom.text_to_token.pages import PAGE, Pages
 
-CHUNK = 64
 PREFILL_ROWS = 8
+
+Ints = NDArray[np.int64]
+Places = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,36 +89,54 @@ def _pairs(shape: ModelShape) -> Tensor:
     return torch.cat([turned, torch.arange(len(turned), sum(shape.qkv_sizes))])
 
 
-class Stepper:
-    """All slots of one model; ``num_chunks`` chunks hold the longest prompt with its codes."""
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """What attention looks at in one step.
 
-    def __init__(self, model: TextToTokenModel, *, num_slots: int, num_chunks: int) -> None:
+    Attributes:
+        owner_P: Slot of each page.
+        bias_P1C: 0 for what a slot has read and minus infinity beyond, (P * N, 1, PAGE).
+        written: Rows of the cache that are written, keys and values of each slot, (S * 2 * N,).
+        further: For each page after the first, that of every slot: (S,) for the largest score,
+            where a slot that has none has its first; and (S,) for the sum, where it has P.
+    """
+
+    owner_P: Tensor
+    bias_P1C: Tensor
+    written: Tensor
+    further: list[tuple[Tensor, Tensor]]
+
+
+class Stepper:
+    """All slots of one model, each with room for ``num_positions``."""
+
+    def __init__(self, model: TextToTokenModel, *, num_slots: int, num_positions: int) -> None:
         self.shape = shape = model.shape
-        self.num_codes = shape.num_codes
         self.device = model.device
         self._embedding, self._head = model.embedding.weight, model.head.weight
         self._norm = model.norm.weight
         self._inverse_wavelengths = model.inverse_wavelengths
         with torch.no_grad():
             self._layers = [_Layer.of(block, shape) for block in model.layers]
-        size = (num_chunks, num_slots, shape.num_kv_heads, CHUNK, shape.head_width)
+        self._pages = Pages(num_slots=num_slots, num_positions=num_positions)
+        self._num_pages = len(self._pages.owner)
+        self._slots = np.arange(num_slots)
+        size = (self._num_pages, shape.num_kv_heads, PAGE, shape.head_width)
         self._cache = torch.zeros(
             (shape.num_layers, 2, *size), device=self.device, dtype=self._embedding.dtype
         )
-        part = num_chunks * num_slots * shape.num_kv_heads  # chunks of keys, then those of values
-        slots = torch.arange(num_slots, device=self.device)[:, None]
-        heads = torch.arange(shape.num_kv_heads, device=self.device)
-        first = slots * shape.num_kv_heads + heads
-        self._first_SX = torch.cat([first, first + part], dim=1)
-        self._chunk_size = num_slots * shape.num_kv_heads
-        self._places_C = torch.arange(num_chunks * CHUNK, device=self.device)
+
+    @property
+    def num_codes(self) -> int:
+        """K, which is also the output that ends a span."""
+        return self.shape.num_codes
 
     @torch.no_grad()
-    def prefill(self, ids_RL: Tensor, places_RL: Tensor, last_R: Tensor) -> Prefilled:
+    def prefill(self, ids_RL: Ints, places_RL: Places, last_R: Ints) -> Prefilled:
         """Read prompts side by side; ``last_R`` says where each ends, padding follows."""
         rows, length = ids_RL.shape
-        turn = self._turn(places_RL.flatten())
-        x_XD = functional.embedding(ids_RL.flatten(), self._embedding)
+        turn = self._turn(places_RL.ravel())
+        x_XD = functional.embedding(self._on_device(ids_RL.ravel()), self._embedding)
         kept = []
         for layer in self._layers:
             qkv = self._query_key_value(layer, x_XD, turn).view(rows, length, -1)
@@ -128,52 +150,72 @@ class Stepper:
             )
             x_XD = self._rest(layer, x_XD, seen.transpose(1, 2).reshape(len(x_XD), -1))
             kept.append(torch.stack([key, value]))
-        ends = torch.arange(rows, device=self.device) * length + last_R
+        ends = self._on_device(np.arange(rows) * length + last_R)
         return Prefilled(self._logits(x_XD[ends]), torch.stack(kept))
 
     def place(self, prefilled: Prefilled, row: int, *, slot: int, length: int) -> None:
         """Put one prompt of a prefill into a slot, from position 0 on."""
-        for chunk, start in enumerate(range(0, length, CHUNK)):
-            stop = min(length, start + CHUNK)
-            self._cache[:, :, chunk, slot, :, : stop - start] = prefilled.cache[
-                :, :, row, :, start:stop
-            ]
+        self._pages.reach(slot, length - 1)
+        for rank, start in enumerate(range(0, length, PAGE)):
+            stop = min(length, start + PAGE)
+            page = int(self._pages.table[rank, slot])
+            self._cache[:, :, page, :, : stop - start] = prefilled.cache[:, :, row, :, start:stop]
+
+    def release(self, slot: int) -> None:
+        """Nobody sits in a slot any more; it computes position 0 and is not listened to."""
+        self._pages.release(slot)
 
     @torch.no_grad()
-    def step(self, ids_S: Tensor, places_S: Tensor, at_S: Tensor, *, num_chunks: int) -> Tensor:
+    def step(self, ids_S: Ints, places_S: Places, at_S: Ints) -> Tensor:
         """Logits after one more id in every slot, (S, K + 1).
 
         Args:
             ids_S: What is read.
             places_S: Its rotary positions.
-            at_S: Its place in the cache.
-            num_chunks: As many as the longest slot has reached; more change nothing.
+            at_S: Its place in the cache, one after that of the step before.
         """
-        turn = self._turn(places_S)
-        first = self._first_SX + (at_S // CHUNK * self._chunk_size)[:, None]
-        written = (first * CHUNK + (at_S % CHUNK)[:, None]).flatten()
-        bias = self._bias(at_S, num_chunks)
-        x_SD = functional.embedding(ids_S, self._embedding)
+        turn, reach = self._turn(places_S), self._reach(at_S)
+        x_SD = functional.embedding(self._on_device(ids_S), self._embedding)
+        size = self.shape.qkv_sizes[0]
         for index, layer in enumerate(self._layers):
             qkv = self._query_key_value(layer, x_SD, turn)
-            size = self.shape.qkv_sizes[0]
             new = qkv[:, size:].reshape(-1, self.shape.head_width)
-            self._cache[index].view(-1, self.shape.head_width).index_copy_(0, written, new)
-            seen = self._attend(index, qkv[:, :size], bias)
-            x_SD = self._rest(layer, x_SD, seen)
+            self._cache[index].view(-1, self.shape.head_width).index_copy_(0, reach.written, new)
+            x_SD = self._rest(layer, x_SD, self._attend(index, qkv[:, :size], reach))
         return self._logits(x_SD)
 
-    def _turn(self, places_X: Tensor) -> Tensor:
-        """Rotary positions as complex numbers, (positions, 1, E / 2)."""
-        angle = places_X[:, None, None] * self._inverse_wavelengths
+    def _on_device(self, array: NDArray[np.generic]) -> Tensor:
+        """The same numbers as a tensor."""
+        return torch.from_numpy(array).to(self.device)
+
+    def _turn(self, places_X: Places) -> Tensor:
+        """Rotary positions as complex numbers, (X, 1, E / 2)."""
+        angle = self._on_device(places_X)[:, None, None] * self._inverse_wavelengths
         return torch.polar(torch.ones_like(angle), angle)
 
-    def _bias(self, at_S: Tensor, num_chunks: int) -> Tensor:
-        """0 for what a slot has read and minus infinity beyond, (chunks * S * N, 1, C)."""
-        seen = self._places_C[: num_chunks * CHUNK] <= at_S[:, None]
-        bias = torch.zeros_like(seen, dtype=self._cache.dtype).masked_fill_(~seen, -torch.inf)
-        chunks = bias.view(len(at_S), num_chunks, CHUNK).transpose(0, 1)
-        return chunks.repeat_interleave(self.shape.num_kv_heads, dim=1).reshape(-1, 1, CHUNK)
+    def _reach(self, at_S: Ints) -> _Reach:
+        """Pages for what is written now, and what each slot sees."""
+        pages, heads = self._pages, self.shape.num_kv_heads
+        rank = at_S // PAGE
+        for slot in np.flatnonzero(pages.table[rank, self._slots] < 0).tolist():
+            pages.reach(slot, int(at_S[slot]))
+        used = pages.num_used
+        owner = pages.owner[:used]
+        beyond = pages.start[:used, None] + np.arange(PAGE) > at_S[owner, None]
+        bias = np.where(beyond, np.float32(-np.inf), np.float32(0)).repeat(heads, axis=0)
+        first = pages.table[rank, self._slots][:, None, None] * heads
+        part = np.array([0, self._num_pages * heads])[:, None]
+        rows = (first + part + np.arange(heads)).reshape(len(at_S), -1) * PAGE
+        further = [
+            (np.where(one < 0, self._slots, one), np.where(one < 0, used, one))
+            for one in pages.table[1 : int(rank.max()) + 1]
+        ]
+        return _Reach(
+            owner_P=self._on_device(owner),
+            bias_P1C=self._on_device(bias[:, None]).to(self._cache.dtype),
+            written=self._on_device((rows + (at_S % PAGE)[:, None]).ravel()),
+            further=[(self._on_device(one), self._on_device(two)) for one, two in further],
+        )
 
     def _query_key_value(self, layer: _Layer, x_XD: Tensor, turn: Tensor) -> Tensor:
         """Queries, keys and values, the first two turned to their places."""
@@ -187,24 +229,27 @@ class Stepper:
         torch.view_as_complex(torch.unflatten(both, 2, (-1, 2))).mul_(turn)
         return qkv
 
-    def _attend(self, index: int, query: Tensor, bias: Tensor) -> Tensor:
+    def _attend(self, index: int, query: Tensor, reach: _Reach) -> Tensor:
         """What every slot sees, (S, H * E)."""
-        width, groups = self.shape.head_width, self.shape.num_heads // self.shape.num_kv_heads
-        num = bias.shape[0] // self._chunk_size
-        keys, values = (one[:num].view(-1, CHUNK, width) for one in self._cache[index])
-        asked = (
-            query.reshape(1, -1, groups, width).expand(num, -1, -1, -1).reshape(-1, groups, width)
-        )
-        scores = torch.baddbmm(bias, asked, keys.transpose(1, 2), alpha=width**-0.5)
-        scores = scores.view(num, -1, groups, CHUNK)
-        scores.sub_(scores.amax(-1).amax(0)[..., None]).exp_()
-        total = scores.sum(-1)
-        mixed = torch.bmm(scores.view(-1, groups, CHUNK), values).view(num, -1, groups, width)
-        seen, weight = mixed[0], total[0]
-        for chunk in range(1, num):
-            seen += mixed[chunk]
-            weight += total[chunk]
-        return seen.div_(weight[..., None]).view(query.shape)
+        shape, used = self.shape, len(reach.owner_P)
+        width, groups = shape.head_width, shape.num_heads // shape.num_kv_heads
+        keys, values = (one[:used].view(-1, PAGE, width) for one in self._cache[index])
+        asked = query.index_select(0, reach.owner_P).view(-1, groups, width)
+        scores = torch.baddbmm(reach.bias_P1C, asked, keys.transpose(1, 2), alpha=width**-0.5)
+        tops = scores.amax(-1).view(used, -1)
+        top = tops[: len(query)].clone()
+        for page, _ in reach.further:
+            torch.maximum(top, tops.index_select(0, page), out=top)
+        shares = scores.sub_(top.index_select(0, reach.owner_P).view(-1, groups, 1)).exp_()
+        size = shape.num_heads * width
+        mixed = shares.new_zeros(used + 1, size + shape.num_heads)  # then the sums of the shares
+        mixed[:used, :size] = torch.bmm(shares, values).view(used, size)
+        mixed[:used, size:] = shares.sum(-1).view(used, -1)
+        seen = mixed[: len(query)]
+        for _, page in reach.further:
+            seen = seen + mixed.index_select(0, page)
+        weight = seen[:, size:, None]
+        return (seen[:, :size].view(len(query), -1, width) / weight).view(query.shape)
 
     def _rest(self, layer: _Layer, x_XD: Tensor, seen: Tensor) -> Tensor:
         """The block after its attention."""
