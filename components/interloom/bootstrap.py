@@ -81,9 +81,16 @@ def open_store(settings: Settings, url: str | None = None) -> ArtifactStore:
     Raises:
         ConfigError: Its URL or its settings are wrong.
     """
-    return open_store_at(
-        url or settings.store_url, settings.s3, cache_folder=settings.store_cache_folder
-    )
+    cache = settings.store_cache_folder
+    store = open_store_at(url or settings.store_url, settings.s3, cache_folder=cache)
+    if url is not None or not settings.store_mirrors:
+        return store
+    from interloom.adapters.mirrored_store import MirroredStore
+
+    mirrors = [
+        open_store_at(mirror, settings.s3, cache_folder=cache) for mirror in settings.store_mirrors
+    ]
+    return MirroredStore(store, mirrors)
 
 
 def open_event_sink(settings: Settings) -> EventSink | None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interloom.adapters.folder_store import FolderStore, manifest_key, object_key
+from interloom.adapters.mirrored_store import MirroredStore
 from interloom.adapters.stores import open_store_at
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Shard, tree_md5
 from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
@@ -84,10 +85,12 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
     return kept_in_s3(request.getfixturevalue("s3"), tmp_path)
 
 
-@pytest.fixture(params=["memory", "folder", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["memory", "folder", "mirrored", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "memory":
         return MemoryStore()
+    if request.param == "mirrored":
+        return MirroredStore(FolderStore(tmp_path / "store"), [FolderStore(tmp_path / "mirror")])
     if request.param == "folder":
         return kept_in_folder(tmp_path).store
     return kept_in_s3(request.getfixturevalue("s3"), tmp_path).store

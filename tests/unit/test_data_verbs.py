@@ -147,6 +147,19 @@ def test_damage_is_found_named_and_healed_from_another_store(
     assert command("verify")[0] == 0
 
 
+def test_a_mirror_that_is_set_heals_without_being_named(
+    services: Services, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = publish(services, "corpus", "one")
+    command("push", "corpus", "--to", str(tmp_path / "mirror"))
+    object_of(services, ref).write_bytes(b"onf")
+    monkeypatch.setenv("INTERLOOM_STORE_MIRRORS", f'["{tmp_path / "mirror"}"]')
+
+    assert command("verify")[0] == 65
+    assert command("heal")[0] == 0
+    assert command("verify")[0] == 0
+
+
 def test_a_lost_manifest_and_a_damaged_tree_are_healed_from_the_catalog(
     services: Services, command: Command
 ) -> None:

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
         home: Everything local: catalog, store, workspaces, Prefect's files.
         store_root: The artifact store: a folder, by default below ``home``, or
             ``s3://bucket/prefix``.
+        store_mirrors: Other stores, as a JSON list of such names; what the store has lost or holds
+            damaged is healed from them.
         s3: How S3 is reached: ``INTERLOOM_S3_ENDPOINT`` and more, see ``config.s3``.
         database_url: SQLAlchemy URL of the catalog, ``postgresql+psycopg://...`` on a cluster; by
             default a SQLite file below ``home``.
@@ -80,6 +82,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".interloom")
     store_root: Annotated[str | None, BeforeValidator(_text)] = None
+    store_mirrors: tuple[str, ...] = ()
     s3: S3Settings = Field(default_factory=S3Settings)
     database_url: SecretStr | None = None
     image_digest: str = ""
