@@ -20,7 +20,7 @@ from interloom.config.interleaving import (
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import CrashError, DataError, TransientError
+from interloom.core.errors import CrashError, DataError, MissingError, TransientError
 from interloom.corpora.interleaved import rebuild
 from interloom.corpora.tables import (
     DOCUMENTS,
@@ -35,6 +35,7 @@ from interloom.interleaving.fan_out import Make, make_units
 from interloom.interleaving.judging import ShardJudge
 from interloom.interleaving.making import UnitMaker, is_made, read_made, write_made
 from interloom.interleaving.policies import Poisson, make_policy
+from interloom.interleaving.respeaking import find_span, respeak
 from interloom.interleaving.speaking import Synthesised
 from interloom.interleaving.units import Corpus, Taking
 from interloom.interleaving.weaving import Provenance, Weaver
@@ -42,17 +43,17 @@ from interloom.interleaving.writing import Written, write_shards
 from interloom.ports.progress import NoProgress
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
+from interloom.quality import interleaved as alignment
 from interloom.quality.interleaved import AlignmentCheck, Target
 from interloom.quality.shards import Natural
 from interloom.stages.interleave import InterleaveRequest, interleave
+from interloom.stages.readmit import ReadmitRequest, readmit
 from interloom.stages.train_text_to_token import TrainTextToTokenRequest, train_text_to_token
 from interloom.testing import toy_speech
 from interloom.testing.engine import PlainEngine
 from interloom.testing.gate import PlainGate
 from interloom.testing.store import MemoryStore
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
-from interloom.text_to_token.runtime import load_text_to_token
-from interloom.text_to_token.spans import SpanRequest
 from interloom.vocabulary.layout import VocabularyLayout
 
 BROKEN = "words and bytes of a span are the same place"
@@ -161,6 +162,18 @@ def run(
     with store.draft(ArtifactKind.TEXT_CORPUS) as draft:
         write_table(draft, "documents", DOCUMENTS, documents, rows_per_shard=25)
         text = draft.commit(licences=["CC0-1.0"])
+    with store.draft(ArtifactKind.TEXT_TOKENIZER) as draft:
+        with draft.shard("tokenizer.json") as shard:
+            TOKENIZER.save(shard.path)
+        text_tokenizer = draft.commit()
+    layout = dataclasses.replace(LAYOUT, text_tokenizer=text_tokenizer.id)
+    facts = {
+        "layout": layout.to_dict(),
+        "made_by": "toy",
+        "seed": 0,
+        "synthesis": config.synthesis.model_dump(mode="json"),
+        "tokenizer": LAYOUT.tokenizer,
+    }
     taking = Taking(
         share=config.document_share,
         seed=0,
@@ -205,7 +218,11 @@ def run(
     with store.draft(ArtifactKind.INTERLEAVED) as draft:
         judge = ShardJudge(PlainGate(), check, config.quality)
         written = write_shards(units, shards, judge, draft, NoProgress())
-        ref = draft.commit(licences=sorted(written.licences))
+        ref = draft.commit(
+            parents=[text, text_tokenizer],
+            licences=sorted(written.licences),
+            facts=facts | {"policy": config.policy.model_dump(mode="json")},
+        )
     rows, quarantine = (
         list(read_table(store, ref, name)) for name in ("interleaved", "quarantine")
     )
@@ -245,20 +262,15 @@ def test_training_and_interleaving_fit_together(tmp_path: Path) -> None:
     rows = list(read_table(made.store, once.interleaved, "interleaved"))
     tokenizer = load_text_tokenizer(made.store, made.text_tokenizer)
     assert [rebuild(row, tokenizer) for row in rows] == [row["text"] for row in rows]
-    assert_any_span_can_be_spoken_again_alone(rows, trained.text_to_token)
+    assert_any_span_can_be_spoken_again_alone(rows, once.interleaved)
 
 
-def assert_any_span_can_be_spoken_again_alone(
-    rows: list[dict[str, Any]], model: ArtifactRef
-) -> None:
-    speaker = load_text_to_token(world().store, model, config=SYNTHESIS)
-    offset = speaker.prompter.layout.speech_offset
+def assert_any_span_can_be_spoken_again_alone(rows: list[dict[str, Any]], ref: ArtifactRef) -> None:
     for row in rows[::5]:
-        span = row["spans"][0]
-        text = row["text"].encode()[span["byte_start"] : span["byte_stop"]].decode().strip()
-        [result] = speaker.synthesise([SpanRequest(span["span_id"], text)])
-        ids = row["ids"][span["id_start"] + 1 : max(0, span["id_stop"] - 1)]
-        assert result.codes.tolist() == [one - offset for one in ids]
+        kept = find_span(world().store, ref, row["id"], None)
+        assert respeak(world().store, kept).codes.tolist() == kept.codes.tolist() != []
+    with pytest.raises(MissingError, match="spans, numbered from 0; got 99"):
+        find_span(world().store, ref, rows[0]["id"], 99)
 
 
 def test_only_documents_that_may_be_spoken_and_are_long_enough_are_woven(tmp_path: Path) -> None:
@@ -433,6 +445,59 @@ def test_too_much_in_quarantine_fails_the_whole(tmp_path: Path) -> None:
     damage(tmp_path, shard=0, count=3)
 
     assert failed(run(toy_speech.ToySpeaker(), tmp_path)) == ["little is left out"]
+
+
+def readmitted(outcome: Outcome, **limits: Any) -> Outcome:
+    """Judge the quarantine again, by other limits."""
+    store = outcome.store
+    request = ReadmitRequest(
+        interleaved=outcome.ref, limits=QUALITY.model_copy(update={"max_quarantined": 1} | limits)
+    )
+    result = readmit(request, store=store, gate=PlainGate())
+    rows, left = (
+        list(read_table(store, result.interleaved, name)) for name in ("interleaved", "quarantine")
+    )
+    written = Written(checks=result.checks, left_out=len(left))
+    assert result.metric("readmit/rows") == len(rows)
+    return Outcome(written, rows, left, result.interleaved, store)
+
+
+def test_a_shard_in_quarantine_is_readmitted_once_its_limits_let_it(tmp_path: Path) -> None:
+    speaker = toy_speech.ToySpeaker(unspeakable="decade")
+    generous = run(speaker, tmp_path / "a", limited(max_refused=1.0))
+    strict = run(speaker, tmp_path / "b", limited(max_refused=0.3, max_quarantined=1.0))
+    assert strict.quarantine
+
+    again = readmitted(strict, max_refused=0.3)
+    outcome = readmitted(strict, max_refused=1.0)
+
+    assert (again.rows, again.quarantine) == (strict.rows, strict.quarantine)
+    assert outcome.rows == generous.rows
+    assert not outcome.quarantine
+    assert failed(outcome) == []
+    assert {one["verdict"] for one in outcome.json("report.json")["shards"]} == {"published"}
+    assert outcome.json("quarantine.json") == {"rows": {}, "shards": {}}
+
+
+def test_rows_that_were_left_out_singly_come_back_when_the_check_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(toy_speech.ToySpeaker(), tmp_path / "a")
+    with monkeypatch.context() as patched:
+        patched.setattr(alignment, "_ALIKE_CODES", 1)
+        patched.setattr(alignment, "_ALIKE_WORDS", 1)
+        patched.setattr(alignment, "normalise", lambda text: text + str(id(text)))
+        wrong = run(
+            toy_speech.ToySpeaker(), tmp_path / "b", limited(max_broken=1.0, max_quarantined=1.0)
+        )
+    assert wrong.quarantine
+
+    outcome = readmitted(wrong)
+
+    assert sorted(row["id"] for row in outcome.rows) == sorted(row["id"] for row in whole.rows)
+    assert not outcome.quarantine
+    with pytest.raises(DataError, match="is in quarantine: there is nothing to readmit"):
+        readmitted(outcome)
 
 
 def test_a_document_that_is_there_twice_fails_the_whole(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from interloom_flows.cli import (
     governing,
     machine,
     records,
+    respeaking,
     running,
     screen,
     speaking,
@@ -49,8 +50,11 @@ app.command("tokenize")(speaking.tokenize)
 app.command("speak")(speaking.speak)
 app.command("chat")(speaking.chat)
 app.command("rebuild")(weaving.rebuild)
+app.command("readmit")(weaving.readmit)
+app.command("respeak")(respeaking.respeak)
 app.command("verify-resume")(training.verify_resume)
 app.command("sweep")(training.sweep)
+app.command("curves")(training.curves)
 app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
 app.command("deploy")(deploying.deploy)
