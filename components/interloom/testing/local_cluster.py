@@ -23,6 +23,8 @@ ROOT = Path(interloom.__file__).parents[2]  # of the checkout
 IMAGE = environment().get("INTERLOOM_TEST_IMAGE", "localhost/host:1")
 HOST = environment().get("INTERLOOM_TEST_HOST_ADDRESS", "10.244.0.1")  # this machine, from a pod
 
+_CODE = ":".join(str(ROOT / part) for part in ("components", "flows", "dashboards"))
+
 Json = dict[str, Any]
 
 
@@ -93,8 +95,14 @@ def pod_template(folder: Path, env: Mapping[str, str]) -> Json:
         "name": "stage",
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": name, "value": value} for name, value in env.items()]
-        + [{"name": "INTERLOOM_HOME", "value": str(folder / "home")}],
+        "env": [
+            {"name": name, "value": value}
+            for name, value in {
+                "INTERLOOM_HOME": str(folder / "home"),
+                "PYTHONPATH": _CODE,
+                **env,
+            }.items()
+        ],
         "volumeMounts": [
             {"name": name, "mountPath": str(path), "readOnly": name != "site"}
             for name, path in paths.items()
@@ -126,6 +134,7 @@ def flow_job_template(site: Site, profile: Path) -> Json:
         del container[word]
     ours = {
         "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
+        "PYTHONPATH": _CODE,
         "PREFECT_HOME": str(site.folder / "prefect"),
         "INTERLOOM_HOME": str(site.folder / "home"),
         "INTERLOOM_STORE_ROOT": str(site.folder / "store"),

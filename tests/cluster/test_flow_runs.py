@@ -1,0 +1,381 @@
+"""A recipe as a Prefect flow run on the cluster: worker, flow pod, stage pods, training over two.
+
+The servers (Prefect, PostgreSQL) run on this machine, where pods reach them; everything secret
+comes out of Kubernetes secrets.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import psutil
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from interloom.adapters.cluster.api import JOBS, PODS
+from interloom.adapters.cluster.opening import open_cluster_launcher
+from interloom.adapters.sql_catalog import SqlCatalog
+from interloom.config.environment import environment
+from interloom.testing.local_cluster import HOST, ROOT, Site, flow_job_template, kubectl
+from interloom_flows.results import find_run, summarise
+
+KUBERNETES = "PREFECT_INTEGRATIONS_KUBERNETES"
+LOGIN = "interloom:hidden-prefect-login"
+CHANGES = ("pretrain.train.num_ranks=2", "pretrain.train.threads_per_rank=1")
+COMMAND = [sys.executable, "-c", "from interloom_flows.cli import main; main()"]
+PREFECT = str(Path(sys.prefix) / "bin/prefect")
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with a login, where pods reach it."""
+    home = tmp_path_factory.mktemp("prefect-server")
+    env = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    with socket.create_server((HOST, 0)) as free:
+        port = str(free.getsockname()[1])
+    words = ["server", "start", "--no-ui", "--host", HOST, "--port", port]
+    with running([PREFECT, *words], env, home / "log") as process:
+        url = f"http://{HOST}:{port}/api"
+        wait_for(lambda: answers(url) or process.poll() is not None, 400)
+        assert process.poll() is None, (home / "log").read_text()[-2000:]
+        yield url
+
+
+def answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def running(
+    command: list[str], env: Mapping[str, str], log: Path
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A server; its whole process group is ended on leaving."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+                member.kill()
+            process.wait()
+
+
+def wait_for(condition: Callable[[], object], limit_s: float) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not so within {limit_s} s"
+        time.sleep(1)
+
+
+class Installation:
+    """Secrets, profile, job template, deployments and worker of one namespace."""
+
+    def __init__(self, site: Site, database_url: str, prefect_url: str) -> None:
+        self.site = site
+        self.database_url = database_url
+        self.url = prefect_url
+        self.worker_log = site.folder / "worker.log"
+        accounts = (ROOT / "infra/base/accounts.yaml").read_text()
+        accounts = accounts.replace("namespace: interloom}", f"namespace: {site.namespace}}}")
+        kubectl("apply", "-n", site.namespace, "-f", "-", body=accounts)
+        self._secret("interloom-database", {"catalog-url": database_url})
+        self._secret("interloom-prefect", {"auth-string": LOGIN})
+        catalog = {"secretKeyRef": {"name": "interloom-database", "key": "catalog-url"}}
+        profile = site.profile(
+            rendezvous_env=[{"name": "INTERLOOM_DATABASE_URL", "valueFrom": catalog}]
+        )
+        template = flow_job_template(site, profile)
+        (site.folder / "template.json").write_text(json.dumps(template))
+        self._deploy()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For commands and worker on this machine."""
+        return {
+            **environment(),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_API_AUTH_STRING": LOGIN,
+            "PREFECT_HOME": str(self.site.folder / "prefect-client"),
+            "INTERLOOM_HOME": str(self.site.folder / "client"),
+            "DO_NOT_TRACK": "1",
+            # Flow runs get the login by reference, not in their job.
+            f"{KUBERNETES}_WORKER_API_AUTH_STRING_SECRET_NAME": "interloom-prefect",
+            f"{KUBERNETES}_WORKER_API_AUTH_STRING_SECRET_KEY": "auth-string",
+            f"{KUBERNETES}_OBSERVER_NAMESPACES": self.site.namespace,
+        }
+
+    @contextmanager
+    def worker(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """A Prefect worker that makes the pods of flow runs."""
+        command = [PREFECT, "worker", "start", "--pool", self.site.namespace]
+        with running([*command, "--type", "kubernetes"], self.env, self.worker_log) as process:
+            yield process
+
+    def start(self, only: str | None, *changes: str) -> UUID:
+        """Ask for a run of the smoke recipe."""
+        parameters = {"recipe": "smoke", "overrides": [*CHANGES, *changes], "only": only}
+        with self.client() as client:
+            deployment = client.read_deployment_by_name("pretraining-pipeline/pretraining")
+            run = client.create_flow_run_from_deployment(
+                deployment.id, parameters={"parameters": parameters}
+            )
+        return UUID(str(run.id))
+
+    def state(self, run_id: UUID) -> str:
+        """Its name, such as Running."""
+        with self.client() as client:
+            state = client.read_flow_run(run_id).state
+        return "" if state is None else str(state.name)
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+        named = {PREFECT_API_URL: self.url, PREFECT_API_AUTH_STRING: LOGIN}
+        with temporary_settings(named), get_client(sync_client=True) as client:
+            yield client
+
+    def flow_pods(self) -> list[Json]:
+        """The pods of flow runs."""
+        return self.site.api.items(PODS, labelSelector="app.kubernetes.io/name=interloom-flow-run")
+
+    def artifacts(self) -> Mapping[str, str]:
+        """Output name to id, of the last complete run."""
+        return artifacts_in(self.database_url)
+
+    def _secret(self, name: str, data: Mapping[str, str]) -> None:
+        metadata = {"name": name, "namespace": self.site.namespace}
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+        kubectl("apply", "-f", "-", body=json.dumps(body))
+
+    def _deploy(self) -> None:
+        """With the command that people use, on a file of this namespace."""
+        body = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+        body["definitions"]["interloom"]["base_job_template"] = "template.json"
+        for deployment in body["deployments"]:
+            deployment["work_pool"]["name"] = self.site.namespace
+        (self.site.folder / "prefect.yaml").write_text(yaml.safe_dump(body))
+        subprocess.run(
+            [*COMMAND, "deploy"], cwd=self.site.folder, env=self.env, check=True, timeout=120
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(site: Site, database_url: str, prefect_url: str) -> Installation:
+    return Installation(site, database_url, prefect_url)
+
+
+def artifacts_in(url: str) -> Mapping[str, str]:
+    catalog = SqlCatalog.connect(url)
+    try:
+        summary = summarise(catalog, find_run(catalog, "last"))
+    finally:
+        catalog.close()
+    return {name: ref.id for name, ref in summary.outputs.items()}
+
+
+def run_here(home: Path, only: str | None, *changes: str) -> Mapping[str, str]:
+    """The artifacts of the same recipe, with two ranks as processes of this machine."""
+    home.mkdir(parents=True, exist_ok=True)
+    words = [word for change in (*CHANGES, *changes) for word in ("--set", change)]
+    until = ["--only", only] if only else []
+    env = {**environment(), "INTERLOOM_HOME": str(home)}
+    subprocess.run([*COMMAND, "run", "smoke", *words, *until], env=env, cwd=home, check=True)
+    return artifacts_in(f"sqlite:///{home / 'catalog.sqlite'}")
+
+
+def finish(installed: Installation, run_id: UUID, limit_s: float) -> str:
+    """Wait for an end that no automation or retry changes."""
+    ends = {"Completed", "Failed", "Cancelled"}
+    wait_for(lambda: installed.state(run_id) in ends, limit_s)
+    return installed.state(run_id)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this machine computes for comparison."""
+    return tmp_path_factory.mktemp("here")
+
+
+def test_a_recipe_runs_as_a_flow_run_with_the_artifacts_of_a_local_run(
+    installed: Installation, here: Path
+) -> None:
+    with installed.worker():
+        run_id = installed.start("pretrain")
+        assert finish(installed, run_id, 400) == "Completed"
+
+    assert installed.artifacts() == run_here(here, "pretrain")
+    ranks = installed.site.api.items(PODS, labelSelector="interloom.dev/stage=pretrain")
+    assert {one["metadata"]["labels"]["interloom.dev/rank"] for one in ranks} == {"0", "1"}
+    check_nothing_secret_is_told(installed, run_id)
+
+
+def test_training_that_a_node_gives_up_goes_on_from_its_checkpoint_with_the_same_weights(
+    installed: Installation, here: Path
+) -> None:
+    changes = ("pretrain.train.num_steps=400", "pretrain.train.checkpoint_every_steps=399")
+    site = installed.site
+    progress = "work/*/progress.jsonl"
+
+    def is_training() -> bool:
+        lines = [
+            json.loads(path.read_text().splitlines()[-1]) for path in site.folder.glob(progress)
+        ]
+        return any(line["total"] == 400 and 20 <= line["done"] < 300 for line in lines)
+
+    with installed.worker():
+        run_id = installed.start("pretrain", *changes)
+        wait_for(is_training, 200)
+        (rank_1,) = site.api.items(
+            PODS,
+            labelSelector="interloom.dev/stage=pretrain,interloom.dev/rank=1",
+            fieldSelector="status.phase=Running",
+        )
+        kubectl("delete", "pod", rank_1["metadata"]["name"], "-n", site.namespace, "--wait=false")
+        assert finish(installed, run_id, 400) == "Completed"
+
+    with installed.client() as client:
+        messages = [log.message for log in client.read_logs()]
+    assert any(message.startswith("pretrain: starts again: ") for message in messages)
+    assert installed.artifacts() == run_here(here, "pretrain", *changes)
+
+
+def check_nothing_secret_is_told(installed: Installation, run_id: UUID) -> None:
+    """Neither password nor login is in a manifest, a log, a parameter, a file or the catalog."""
+    site = installed.site
+    texts = {"worker log": installed.worker_log.read_text()}
+    texts["jobs"] = json.dumps(site.api.items(JOBS))
+    texts["pods"] = json.dumps(site.api.items(PODS))
+    for pod in site.pods():
+        name = pod["metadata"]["name"]
+        texts[f"log of {name}"] = kubectl("logs", name, "-n", site.namespace, check=False)
+    with installed.client() as client:
+        texts["flow run"] = client.read_flow_run(run_id).model_dump_json()
+        texts["flow logs"] = " ".join(log.message for log in client.read_logs())
+    engine = sa.create_engine(installed.database_url)
+    with engine.connect() as connection:
+        for table in sa.inspect(connection).get_table_names():
+            rows = connection.execute(sa.text(f'SELECT * FROM "{table}"'))  # noqa: S608
+            texts[f"table {table}"] = " ".join(str(row) for row in rows)
+    engine.dispose()
+    for path in site.folder.rglob("*"):
+        if path.is_file():
+            texts[str(path)] = path.read_bytes().decode(errors="replace")
+    secrets = [LOGIN, LOGIN.partition(":")[2], installed.database_url.split(":")[2].split("@")[0]]
+    told = [where for where, text in texts.items() for secret in secrets if secret in text]
+    assert told == []
+    assert len(texts) > 50
+
+
+def api_server() -> psutil.Process:
+    return next(
+        process
+        for process in psutil.process_iter(["name"])
+        if process.info["name"].startswith("kube-apiserver")
+    )
+
+
+class Disturber:
+    """Kills one thing at a time, by a seeded draw."""
+
+    def __init__(self, installed: Installation, seed: int) -> None:
+        self.installed = installed
+        self.random = np.random.default_rng(seed)
+        self.done: list[str] = []
+
+    def disturb_until_done(self, run_id: UUID) -> None:
+        """Kill every 10 to 40 s while the run goes on; what is away comes back."""
+        while not self._is_over(run_id):
+            with self.installed.worker() as worker:
+                deadline_s = time.monotonic() + float(self.random.uniform(10, 40))
+                while time.monotonic() < deadline_s:
+                    if self._is_over(run_id):
+                        return
+                    time.sleep(1)
+                self._disturb(worker)
+
+    def _is_over(self, run_id: UUID) -> bool:
+        return self.installed.state(run_id) in {"Completed", "Failed", "Cancelled"}
+
+    def _disturb(self, worker: "subprocess.Popen[bytes]") -> None:
+        """One kill."""
+        what = str(self.random.choice(["flow pod", "stage pod", "stage pod", "api", "worker"]))
+        site = self.installed.site
+        match what:
+            case "flow pod":
+                self._kill_one(self.installed.flow_pods())
+            case "stage pod":
+                self._kill_one(site.api.items(PODS, labelSelector="interloom.dev/stage"))
+            case "worker":
+                worker.send_signal(signal.SIGKILL)
+            case _:
+                with frozen(api_server()):
+                    time.sleep(30)
+        self.done.append(what)
+
+    def _kill_one(self, pods: list[Json]) -> None:
+        alive = [pod for pod in pods if pod["status"].get("phase") == "Running"]
+        if alive:
+            pod = alive[int(self.random.integers(len(alive)))]
+            name, namespace = pod["metadata"]["name"], self.installed.site.namespace
+            words = ("delete", "pod", name, "-n", namespace, "--grace-period=0", "--force")
+            kubectl(*words, check=False)
+
+
+@contextmanager
+def frozen(process: psutil.Process) -> Iterator[None]:
+    """A process that answers nothing for a while."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+@pytest.mark.nightly
+def test_twenty_random_kills_change_no_artifact_and_leave_no_orphan(
+    installed: Installation, tmp_path: Path
+) -> None:
+    seed = 20261120
+    disturber = Disturber(installed, seed)
+    for round_ in range(20):  # each of another seed, so that there is work to disturb
+        if len(disturber.done) >= 20:
+            break
+        change = f"seed={round_ + 1}"
+        run_id = installed.start(None, change)
+        disturber.disturb_until_done(run_id)
+        assert installed.state(run_id) == "Completed", (seed, round_, disturber.done)
+        assert installed.artifacts() == run_here(tmp_path / str(round_), None, change), (
+            disturber.done
+        )
+    assert len(disturber.done) >= 20
+    for _ in range(2):
+        profile = installed.site.profile()
+        open_cluster_launcher("jobs", profile).reconcile(set(), grace_s=0)
+    assert not [job for job in installed.site.jobs() if job["status"].get("active")]
