@@ -32,27 +32,28 @@ from interloom.ports.catalog import (
     StageHit,
 )
 
+_FIND = (  # built once: a plan asks it for every stage
+    select(
+        t.stage_result.c.run_id,
+        t.stage_result.c.result_json,
+        t.run_output.c.name,
+        t.artifact.c.kind,
+        t.artifact.c.id,
+    )
+    .outerjoin(t.run_output, t.run_output.c.run_id == t.stage_result.c.run_id)
+    .outerjoin(t.artifact, t.artifact.c.id == t.run_output.c.artifact_id)
+    .where(t.stage_result.c.stage_key == sa.bindparam("stage_key"))
+    .order_by(t.run_output.c.name)
+)
+
 
 class Publishing(Room):
     """Results of stages and named versions: written once, all or nothing."""
 
     def find(self, stage_key: str) -> StageHit | None:
         """The published result of a stage key, in one query by primary keys."""
-        found = (
-            select(
-                t.stage_result.c.run_id,
-                t.stage_result.c.result_json,
-                t.run_output.c.name,
-                t.artifact.c.kind,
-                t.artifact.c.id,
-            )
-            .outerjoin(t.run_output, t.run_output.c.run_id == t.stage_result.c.run_id)
-            .outerjoin(t.artifact, t.artifact.c.id == t.run_output.c.artifact_id)
-            .where(t.stage_result.c.stage_key == stage_key)
-            .order_by(t.run_output.c.name)
-        )
         with self._database.transaction(writes=False) as connection:
-            rows = connection.execute(found).mappings().all()
+            rows = connection.execute(_FIND, {"stage_key": stage_key}).mappings().all()
         if not rows:
             return None
         outputs = {row["name"]: ref_of(row) for row in rows if row["name"] is not None}
