@@ -7,14 +7,19 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from interloom.config.interleaving import InterleavingConfig
+from interloom.config.interleaving import (
+    FineAlternation,
+    InterleavingConfig,
+    PoissonSpans,
+    SpanPolicy,
+)
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.core.spans import FrameClock
 from interloom.corpora.tables import read_table
 from interloom.interleaving.decontamination import Contamination
 from interloom.interleaving.making import UnitMaker
-from interloom.interleaving.policies import Fine, Poisson, Policy, make_policy
+from interloom.interleaving.policies import Policy, make_policy
 from interloom.interleaving.speaking import Judge, Recorded, SpanSource, Synthesised
 from interloom.interleaving.units import Corpus, Taking
 from interloom.interleaving.weaving import Provenance, Weaver
@@ -103,7 +108,7 @@ class Workshop:
             self._text_tokenizer,
             self.layout,
             self._config.synthesis,
-            _target(self.policy),
+            target_of(self._config.policy),
             {
                 "made_by": made.made_by,
                 "policy": made.policy,
@@ -241,12 +246,12 @@ def _check_tokenizer(sources: Sources, store: ArtifactStore, *, is_recorded: boo
             )
 
 
-def _target(policy: Policy) -> Target:
+def target_of(policy: SpanPolicy) -> Target:
     """How many words a document of a policy has spoken."""
     match policy:
-        case Poisson():
-            return Target(policy.rule.ratio)
-        case Fine():
+        case PoissonSpans():
+            return Target(policy.speech_ratio)
+        case FineAlternation():
             ratio = policy.speech_words / (policy.speech_words + policy.text_words)
             return Target(ratio, slack=float(policy.speech_words), has_one_cut=False)
         case _:

@@ -65,6 +65,15 @@ class Judged:
         }
 
 
+def parted(table: pa.Table, broken: Mapping[str, Sequence[str]]) -> tuple[pa.Table, pa.Table]:
+    """The rows that are whole, and those that are not."""
+    is_kept = np.array([one not in broken for one in table["id"].to_pylist()], bool)
+    if is_kept.all():
+        return table, table.slice(0, 0)
+    keeps = (pa.array(is_kept, pa.bool_()), pa.array(~is_kept, pa.bool_()))
+    return table.filter(keeps[0]), table.filter(keeps[1])
+
+
 @dataclass(slots=True)
 class _Found:
     """What one check of rows has seen in all shards."""
@@ -96,18 +105,16 @@ class ShardJudge:
 
     def judge(self, name: str, made: Made) -> Judged:
         """The verdict on one shard."""
-        broken = self._broken_rows(made.table)
+        broken = self.broken_rows(made.table)
         rows = made.table.num_rows
         sums = dict(made.sums)
         sums["broken_rows"] = len(broken) / max(1, rows)
         sums["length_deviation"] = length_deviation(*(np.array(one) for one in made.lengths))
         failed = self._failed_sums(name, sums)
-        is_kept = np.array([one not in broken for one in made.table["id"].to_pylist()], bool)
+        kept, left_out = parted(made.table, broken)
         if failed:
-            is_kept[:] = False
-        kept = made.table if is_kept.all() else made.table.filter(pa.array(is_kept, pa.bool_()))
+            kept, left_out = made.table.slice(0, 0), made.table
         verdict: Verdict = "quarantined" if failed else "published" if rows else "empty"
-        left_out = made.table.filter(pa.array(~is_kept, pa.bool_()))
         return Judged(name, verdict, kept, left_out, broken, failed, sums, Held.of(kept))
 
     def results(self, whole: Sums) -> tuple[CheckResult, ...]:
@@ -137,7 +144,7 @@ class ShardJudge:
         warned = (replace(one, severity="warn") for one in summed)
         return tuple(chain(rows, origin, warned, total))
 
-    def _broken_rows(self, table: pa.Table) -> dict[str, list[str]]:
+    def broken_rows(self, table: pa.Table) -> dict[str, list[str]]:
         """The checks that each broken row breaks."""
         row_ids = table["id"].to_pylist()
         summary = self.check.summarise(table)

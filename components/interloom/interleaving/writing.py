@@ -85,8 +85,8 @@ def write_shards(
         twice=len(every) - len(np.unique(every)),
     )
     written.checks = judge.results(sums)
-    _write_json(draft, REASONS, reasons)
-    _write_json(draft, REPORT, {"shards": reports, "whole": sums})
+    write_json(draft, REASONS, reasons)
+    write_json(draft, REPORT, {"shards": reports, "whole": sums})
     return written
 
 
@@ -135,7 +135,8 @@ def _hashes(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-def _write_json(draft: ArtifactDraft, path: str, body: dict[str, Any]) -> None:
+def write_json(draft: ArtifactDraft, path: str, body: dict[str, Any]) -> None:
+    """One shard of canonical JSON."""
     with draft.shard(path) as shard:
         shard.path.write_bytes(canonical_json(body))
 

@@ -20,6 +20,7 @@ STAGES: Mapping[str, str] = MappingProxyType(
             "train_decoder",
             "train_text_to_token",
             "interleave",
+            "readmit",
             "mix",
             "pretrain",
             "build_dialogues",

@@ -1,9 +1,10 @@
-"""``rebuild``: interleaved rows, back to the text they were made from."""
+"""``rebuild`` and ``readmit``: interleaved rows, back to their text, and out of quarantine."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from interloom.core.errors import ConfigError, DataError
 from interloom_flows.cli import screen
@@ -50,6 +51,51 @@ def rebuild(
             text = _rebuild_one(services.store, outputs["interleaved"], row, tokenizer)
             sys.stdout.buffer.write(text.encode())
             sys.stdout.flush()
+
+
+def readmit(
+    run: Annotated[
+        str,
+        typer.Option("--run", metavar="RUN", help="Whose rows: a run, a recipe's name, or last."),
+    ] = "last",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A limit, as in max_refused=0.5."),
+    ] = None,
+) -> None:
+    """Judge interleaved rows in quarantine again, and publish those that hold now.
+
+    Limits are those of the run's recipe, section interleave.quality, changed by --set. Nothing is
+    spoken anew; what was published stays as it is, and a new version of it with the others is
+    published as RECIPE/readmit.interleaved.
+    """
+    with opened() as services:
+        from interloom.config.interleaving import QualityLimits
+        from interloom.config.overrides import apply_overrides, explain
+        from interloom.config.recipe import Recipe
+        from interloom.stages.contract import StageCall, execute_stage
+        from interloom.stages.readmit import ReadmitRequest
+        from interloom_flows.results import find_run, summarise
+
+        record = find_run(services.catalog, run, ("interleaved",))
+        limits = Recipe.model_validate_json(record.request_json).interleave.quality
+        try:
+            changed = QualityLimits.model_validate(
+                apply_overrides(limits.model_dump(mode="json"), set_ or ())
+            )
+        except ValidationError as error:
+            raise ConfigError(f"interleave.quality: {explain(error, QualityLimits)}") from error
+        request = ReadmitRequest(
+            interleaved=summarise(services.catalog, record).outputs["interleaved"], limits=changed
+        )
+        call = StageCall(stage="readmit", request=request, recipe=record.recipe)
+        result = execute_stage(services.contract, call).result
+    counts = {one.name.rpartition("/")[2]: int(one.value) for one in result.metrics}
+    screen.out().print(
+        f"{counts['readmitted']:,} rows readmitted, {counts['quarantined']:,} stay in quarantine, "
+        f"{counts['rows']:,} are published as {record.recipe}/readmit.interleaved",
+        soft_wrap=True,
+    )
 
 
 def _rebuild_one(
