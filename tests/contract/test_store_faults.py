@@ -162,6 +162,27 @@ def test_a_lasting_fault_of_s3_is_an_error_that_may_pass_and_leaves_nothing_visi
     assert [item for item in store.objects() if item.key.startswith("manifests/")] == []
 
 
+def test_a_412_of_a_manifest_that_is_or_is_not_there_does_no_harm(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    def plan(request: Request) -> Fault | None:
+        is_manifest = request.method == "PUT" and "/manifests/" in request.path
+        return Fault("refuse", 412, "PreconditionFailed") if is_manifest else None
+
+    prefix, shards = f"faults/{uuid4().hex}", {"a.bin": b"one"}
+    direct = store_at(prefix, s3.settings(), tmp_path / "direct")
+    direct.prepare()
+    with faulty_way(s3.port, plan) as way:
+        # Somebody else's manifest is said to be there, and is not: an error, and nothing visible.
+        lied_to = store_at(prefix, impatient(s3, way, patience_s=1.0), tmp_path / "lied-to")
+        with pytest.raises(ConfigError, match="refuses: PreconditionFailed"):
+            publish(lied_to, shards)
+        assert [item for item in direct.objects() if item.key.startswith("manifests/")] == []
+    ref = publish(direct, shards)
+    assert publish(store_at(prefix, s3.settings(), tmp_path / "second"), shards) == ref
+    assert_whole(direct, ref, shards)
+
+
 def test_a_corrupting_way_is_told_from_a_corrupt_store(s3: S3Server, tmp_path: Path) -> None:
     prefix = f"faults/{uuid4().hex}"
     ref = publish(store_at(prefix, s3.settings(), tmp_path / "writer"), {"a.bin": b"one"})

@@ -222,7 +222,7 @@ class S3Store:
             return
         if self._bucket.write_new(key, data):
             return
-        if self._read(below, lambda found: found == data) != data:
+        if self._read(below, lambda found: found == data) not in {None, data}:
             self._bucket.copy(key, f"{self._prefix}quarantine/{below.rpartition('/')[2]}")
         self._bucket.write(key, data)  # also makes it young, so that no clean-up takes it
 
