@@ -289,7 +289,7 @@ def gc(
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Really remove it.")] = False,
 ) -> None:
-    """Show what nobody needs: not live by name or alias, nor made into what is. Removes nothing."""
+    """Show what no live version is or was made from, and with --remove, remove it."""
     from interloom_flows.data.garbage import describe, find_garbage, remove_garbage
 
     grace_s = older_than_h * 3600
