@@ -13,6 +13,8 @@ from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import MissingError
 from interloom.ports.catalog import Alias, DatasetVersion
 
+_ASKED_AT_ONCE = 500
+
 
 class Datasets(Room):
     """Queries about named versions."""
@@ -79,7 +81,7 @@ class Datasets(Room):
         )
         with self._database.transaction(writes=False) as connection:
             rows = connection.execute(wanted).mappings().all()
-            return [dataset_version(connection, row) for row in rows]
+            return dataset_versions(connection, rows)
 
     def datasets(self) -> Sequence[DatasetVersion]:
         """All published versions, newest first."""
@@ -88,7 +90,7 @@ class Datasets(Room):
         )
         with self._database.transaction(writes=False) as connection:
             rows = connection.execute(newest).mappings().all()
-            return [dataset_version(connection, row) for row in rows]
+            return dataset_versions(connection, rows)
 
 
 def is_named(name: str) -> sa.ColumnElement[bool]:
@@ -115,20 +117,31 @@ def versions() -> sa.Select[Any]:
 
 def dataset_version(connection: Connection, row: RowMapping) -> DatasetVersion:
     """A row of ``versions`` as the port shows it."""
-    tags = (
-        select(t.licence_tag.c.tag)
-        .where(t.licence_tag.c.artifact_id == row["id"])
-        .order_by(t.licence_tag.c.tag)
-    )
-    return DatasetVersion(
-        name=row["name"],
-        version=row["version"],
-        ref=ref_of(row),
-        published_at=row["published_at"],
-        num_bytes=row["num_bytes"],
-        counts=json.loads(row["counts_json"]),
-        licences=tuple(connection.execute(tags).scalars()),
-    )
+    return dataset_versions(connection, [row])[0]
+
+
+def dataset_versions(
+    connection: Connection, rows: Sequence[RowMapping]
+) -> Sequence[DatasetVersion]:
+    """Rows of ``versions`` as the port shows them; asks for licences of many at once."""
+    tags: dict[str, list[str]] = {}
+    for first in range(0, len(rows), _ASKED_AT_ONCE):
+        ids = {row["id"] for row in rows[first : first + _ASKED_AT_ONCE]}
+        wanted = select(t.licence_tag).where(t.licence_tag.c.artifact_id.in_(ids))
+        for held in connection.execute(wanted).mappings():
+            tags.setdefault(held["artifact_id"], []).append(held["tag"])
+    return [
+        DatasetVersion(
+            name=row["name"],
+            version=row["version"],
+            ref=ref_of(row),
+            published_at=row["published_at"],
+            num_bytes=row["num_bytes"],
+            counts=json.loads(row["counts_json"]),
+            licences=tuple(sorted(set(tags.get(row["id"], ())))),
+        )
+        for row in rows
+    ]
 
 
 def _no_dataset(name: str, version: int | None, names: Sequence[str]) -> str:
