@@ -171,7 +171,6 @@ class _Follower:
         """What the cluster shows, and the new lines of the logs; None while nobody answers."""
         try:
             sight = workloads.look(self._job, number)
-            self._logs.fetch(sight.pods, is_end=sight.phase in {Phase.SUCCEEDED, Phase.FAILED})
         except TransientError as error:
             silent_s = time.monotonic() - self._heard_s
             if silent_s > self._profile.away_s:
@@ -179,6 +178,8 @@ class _Follower:
             self._tell(f"the API server is silent: {error}")
             return None
         self._heard_s = time.monotonic()
+        with suppress(TransientError):  # the node of a lost pod has no log to give
+            self._logs.fetch(sight.pods, is_end=sight.phase in {Phase.SUCCEEDED, Phase.FAILED})
         return sight
 
     def _is_over(self, sight: Sight, *, heals_itself: bool) -> bool:
