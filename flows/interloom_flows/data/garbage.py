@@ -51,12 +51,11 @@ def needed(catalog: Catalog, *, keep: int) -> frozenset[ArtifactRef]:
         catalog: Knows names, aliases and lineage.
         keep: How many of the newest versions of each name are live.
     """
-    live = set[ArtifactRef]()
+    versions = catalog.datasets()
     newest: dict[str, int] = {}
-    for version in catalog.datasets():  # newest first
-        newest.setdefault(version.name, version.version)
-        if version.version > newest[version.name] - keep:
-            live.add(version.ref)
+    for version in versions:
+        newest[version.name] = max(version.version, newest.get(version.name, 0))
+    live = {one.ref for one in versions if one.version > newest[one.name] - keep}
     for name in newest:
         held = {alias.alias: alias.version for alias in catalog.aliases(name)}
         live |= {catalog.dataset(name, at).ref for at in held.values() if at is not None}
