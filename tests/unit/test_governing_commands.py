@@ -6,6 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from interloom.bootstrap import connect
+from interloom.config.settings import Settings
+from interloom.core.ids import new_run_id
+from interloom.ports.catalog import Publication, RunStart, RunState, Usage
+from interloom.ports.gate import CheckResult
+from interloom.stages.leasing import held_run
 from interloom_flows.cli.application import run_command
 
 Command = Callable[..., tuple[int, str, str]]
@@ -92,6 +98,31 @@ def test_a_corpus_has_a_card_and_lineage_by_row(command: Command, texts: Path) -
     assert "ingest_text" in lineage[1]
     assert "row 1" in command("lineage", "document:b")[1]
     assert texts.is_file()
+
+
+def test_a_run_shows_the_checks_that_failed_and_what_it_cost(
+    command: Command, tmp_path: Path
+) -> None:
+    services = connect(Settings(home=tmp_path / "home"))
+    pipeline, run_ids = new_run_id(), [new_run_id(), new_run_id()]
+    start = RunStart(pipeline, "pretraining", "tiny", request_json="{}")
+    with held_run(services.catalog, start, ttl_s=60):
+        for run_id, key in zip(run_ids, ("1" * 64, "2" * 64), strict=True):
+            services.catalog.start_run(RunStart(run_id, "mix", "tiny", pipeline, key))
+        overlap = CheckResult("spans", "are disjoint", success=False, observed="2 of 9")
+        services.catalog.end_run(run_ids[0], RunState.FAILED, "a check failed", checks=(overlap,))
+        lease = services.catalog.acquire("2" * 64, "me", ttl_s=60)
+        assert lease is not None
+        used = Usage(wall_s=1800.0, num_gpus=8, price=9.25)
+        services.catalog.publish(lease, Publication(run_ids[1], "{}", {}, {}, (), usage=used))
+    services.close()
+
+    code, out, _ = command("runs", pipeline)
+
+    assert code == 0
+    assert "check of mix: spans: are disjoint: does not hold, 2 of 9" in out
+    assert "4.00" in out
+    assert "9.25 USD" in out
 
 
 @pytest.mark.parametrize(

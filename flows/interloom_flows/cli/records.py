@@ -10,6 +10,7 @@ from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
+    from interloom.bootstrap import Services
     from interloom.ports.catalog import RunRecord
     from interloom_flows.results import RunSummary
 
@@ -36,7 +37,8 @@ def runs(
         end_dead_runs(services.catalog)
         if run is not None:
             summary = summarise(services.catalog, find_run(services.catalog, run))
-            _show_run(summary, services.settings.log_folder)
+            _show_run(summary, services.settings.log_folder, services.contract.prices.currency)
+            _show_failed_checks(services, summary)
             return
         records = services.catalog.runs(limit=limit)
     if not records:
@@ -80,17 +82,28 @@ def diff(first: RunArgument, second: RunArgument = "last") -> None:
     screen.out().print(shown if shown.rows else "All results are the same.")
 
 
-def _show_run(summary: "RunSummary", log_folder: Path) -> None:
+def _show_failed_checks(services: "Services", summary: "RunSummary") -> None:
+    """The verdicts that kept a stage from publishing, or that only warn."""
+    for stage in summary.stages:
+        for check in services.catalog.run_checks(stage.run_id):
+            if not check.success:
+                rows = f"; rows: {', '.join(check.failed_rows[:5])}" if check.failed_rows else ""
+                line = f"check of {stage.job}: {check.suite}: {check.expectation}: does not hold"
+                screen.out().print(f"{line}, {check.observed}{rows}", markup=False, soft_wrap=True)
+
+
+def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
     """The stages of a run, their errors and logs, then its numbers."""
     run = summary.run
-    shown = screen.table(
-        f"Run {run.run_id} of {run.recipe}: {run.state}", "stage", "state", ">took", ">memory"
-    )
+    title = f"Run {run.run_id} of {run.recipe}: {run.state}"
+    shown = screen.table(title, "stage", "state", ">took", ">memory", ">GPU-hours", ">cost")
     for stage in summary.stages:
         state = "reused" if stage.is_cache_hit else str(stage.state)
         memory = screen.size(stage.usage.peak_rss_bytes) if stage.usage.peak_rss_bytes else ""
         took = screen.duration(stage.usage.wall_s) if stage.usage.wall_s else ""
-        shown.add_row(stage.job, state, took, memory)
+        gpu_hours = f"{stage.usage.gpu_hours:.2f}" if stage.usage.num_gpus else ""
+        cost = f"{stage.usage.price:.2f} {currency}" if stage.usage.price else ""
+        shown.add_row(stage.job, state, took, memory, gpu_hours, cost)
     screen.out().print(shown)
     for failed in (*summary.stages, run):
         if failed.error:
