@@ -22,8 +22,13 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.tables import UTTERANCES, read_table, write_table
 from interloom.ports.workspace import Workspace
+from interloom.speech_tokenizer import alignment, corpus
 from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_tokenizer
-from interloom.stages.tokenize_speech import TokenizeSpeechRequest, tokenize_speech
+from interloom.stages.tokenize_speech import (
+    TokenizeSpeechRequest,
+    TokenizeSpeechResult,
+    tokenize_speech,
+)
 from interloom.stages.train_tokenizer import (
     TrainTokenizerRequest,
     TrainTokenizerResult,
@@ -289,11 +294,12 @@ def test_codes_of_another_codebook_are_refused(tokenizer: SpeechTokenizer) -> No
 def test_words_are_aligned_in_order(tokenizer: SpeechTokenizer) -> None:
     codes = tokenizer.encode([_say(["ga", "bo", "mi"], 0.2)])[0]
 
-    spans = tokenizer.align(codes, ["ga", "bo", "mi"])
+    words = tokenizer.align(codes, ["ga", "bo", "mi"])
 
-    assert len(spans) == 3
-    assert all(one.stop <= other.start for one, other in pairwise(spans))
-    assert spans[-1].stop <= len(codes)
+    assert [one.word for one in words] == ["ga", "bo", "mi"]
+    assert all(one.span.stop <= other.span.start for one, other in pairwise(words))
+    assert words[-1].span.stop <= len(codes)
+    assert tokenizer.align(codes, []) == []
 
 
 def test_an_artifact_of_another_kind_is_refused() -> None:
@@ -321,6 +327,61 @@ def test_a_corpus_becomes_codes_with_words_in_codes(
     assert facts["frame_rate_hz"] == "25/2"
     again = tokenize_speech(request, store=store, work=Workspace(tmp_path))
     assert again == result
+
+
+def _tokenized(
+    rows: list[dict[str, Any]], trained: TrainTokenizerResult, folder: Path
+) -> tuple[TokenizeSpeechResult, dict[str, dict[str, Any]]]:
+    store = _toy().store
+    request = TokenizeSpeechRequest(speech=_speech(store, iter(rows)), tokenizer=trained.tokenizer)
+    result = tokenize_speech(request, store=store, work=Workspace(folder))
+    return result, {row["id"]: row for row in read_table(store, result.tokens, "tokens")}
+
+
+def test_words_without_places_are_aligned_or_counted_as_not(
+    trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alignment, "MIN_CONFIDENCE", 0.0)  # the head has hardly learnt
+    known = {**_row(1), "text": "ga bo", "words": []}
+    wrong = {**_row(2), "text": "ga " * 300, "words": []}
+    silent = {**_row(3), "text": "", "words": []}
+
+    result, rows = _tokenized([known, wrong, silent], trained, tmp_path)
+
+    assert [word["word"] for word in rows["u001"]["words"]] == ["ga", "bo"]
+    assert rows["u002"]["words"] == rows["u003"]["words"] == []
+    assert result.metric("tokens/aligned_utterances") == 1
+    assert result.metric("tokens/unaligned_utterances") == 1
+
+
+def test_a_transcript_in_another_script_is_counted_as_not_aligned(
+    trained: TrainTokenizerResult, tmp_path: Path
+) -> None:
+    result, rows = _tokenized(
+        [{**_row(1), "text": "вчера шёл дождь", "words": []}], trained, tmp_path
+    )
+
+    assert rows["u001"]["words"] == []
+    assert result.metric("tokens/unaligned_utterances") == 1
+
+
+def test_long_rows_are_encoded_as_they_are_read(
+    trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = _row(3)
+    _, whole = _tokenized([long], trained, _folder(tmp_path, "whole"))
+
+    monkeypatch.setattr(corpus, "_LONG_SAMPLES", 10)
+    _, streamed = _tokenized([long], trained, _folder(tmp_path, "streamed"))
+
+    assert streamed["u003"]["codes"] == whole["u003"]["codes"]
+
+
+def test_a_row_whose_audio_cannot_be_read_is_named(
+    trained: TrainTokenizerResult, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"utterance 'u001': cannot read 9 bytes as audio"):
+        _tokenized([{**_row(1), "audio": b"not audio"}], trained, tmp_path)
 
 
 def test_a_word_after_the_end_of_its_audio_is_refused(

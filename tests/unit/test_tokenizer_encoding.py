@@ -1,11 +1,14 @@
 """The codes of an utterance are its own: alone, in any company, in any chunks, on any threads."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,3 +264,43 @@ def test_odd_audio_has_codes_like_any_other(waveform: np.ndarray) -> None:
 
     assert len(codes) == -(-len(waveform) // 1280)
     assert 0 <= codes.min() <= codes.max() < 256
+
+
+_TEN_HOURS = """
+import resource, sys, time
+from pathlib import Path
+import numpy as np, torch
+from interloom.audio.files import stream_audio
+from interloom.config.speech_tokenizer import EncoderConfig, QuantizerConfig, TokenizerConfig
+from interloom.speech_tokenizer.model import TokenizerModel
+from interloom.speech_tokenizer.runtime import SpeechTokenizer
+from interloom.text.bpe import TextTokenizer
+torch.set_num_threads(1)
+encoder = EncoderConfig(
+    d_model=16, num_heads=2, ffn_dim=32, num_layers=2, pool_after_layer=0, quantize_after_layer=1
+)
+config = TokenizerConfig(
+    encoder=encoder, quantizer=QuantizerConfig(codebook_size=64), decoder_layers=1
+)
+text = TextTokenizer.train([" a"], vocab_size=257)
+model = TokenizerModel(config, text.vocab_size).eval().requires_grad_(False)
+model.encoder.codebook.is_ready.fill_(True)
+tokenizer = SpeechTokenizer(config, text, model)
+count = sum(len(codes) for codes in tokenizer.stream(stream_audio(Path(sys.argv[1]))))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.nightly
+def test_ten_hours_are_encoded_in_less_than_two_gigabytes(tmp_path: Path) -> None:
+    hour = np.concatenate([_speech(seed, 960_000) for seed in range(60)])
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 16_000, 1, "PCM_16") as file:
+        for _ in range(10):
+            file.write(hour)
+
+    command = [sys.executable, "-c", _TEN_HOURS, str(tmp_path / "long.flac")]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+
+    count, peak_kilobytes = map(int, done.stdout.split())
+    assert count == 10 * 3600 * 16_000 // 1280
+    assert peak_kilobytes < 2_000_000

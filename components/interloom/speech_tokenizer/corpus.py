@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interloom.audio.files import read_audio
+from interloom.audio.files import SAMPLE_RATE_HZ, read_audio, stream_audio
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.tables import SPEECH_TOKENS, batched, read_table, write_table
@@ -20,9 +20,11 @@ from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_toke
 from interloom.speech_tokenizer.scoring import codebook_metrics
 
 TOKENS_TABLE = "tokens"
-PRECISION = "fp32, each utterance alone in its length bucket, one thread"
+PRECISION = "fp32, as the utterance alone in blocks, near ties computed again"
 
 _ROWS = 64
+_LONG_SAMPLES = 120 * SAMPLE_RATE_HZ  # what is longer is read and encoded piece by piece
+_MIN_ALIGNED = 0.5  # of a transcript's words; with fewer it is taken for another recording's
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +35,48 @@ class TokenizedCorpus:
     metrics: tuple[Metric, ...]
 
 
+@dataclass(slots=True)
+class _Counts:
+    """What is counted on the way."""
+
+    codes_K: NDArray[np.int64]
+    num_again: int = 0
+    aligned: int = 0
+    not_aligned: int = 0
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """For the catalog; alignment only where there was something to align."""
+        num_codes = int(self.codes_K.sum())
+        again = Metric("tokens/computed_again", self.num_again / max(1, num_codes))
+        aligned = (
+            (
+                Metric("tokens/aligned_utterances", float(self.aligned)),
+                Metric("tokens/unaligned_utterances", float(self.not_aligned)),
+            )
+            if self.aligned or self.not_aligned
+            else ()
+        )
+        return (*codebook_metrics(self.codes_K, prefix="tokens"), again, *aligned)
+
+
 def tokenize_corpus(
     speech: ArtifactRef, tokenizer_ref: ArtifactRef, *, store: ArtifactStore, work: Workspace
 ) -> TokenizedCorpus:
     """Write the codes of every utterance, in the corpus' order.
 
+    Words of transcripts whose places are not known are aligned, where that is plausible.
+
     Raises:
         DataError: Audio cannot be read, or a word ends after its utterance.
     """
     tokenizer = load_speech_tokenizer(store, tokenizer_ref)
-    counts = np.zeros(tokenizer.codebook_size, np.int64)
+    counts = _Counts(np.zeros(tokenizer.codebook_size, np.int64))
     total = store.manifest(speech).count("rows")
 
     def rows() -> Iterator[Mapping[str, Any]]:
         done = 0
         for batch in batched(read_table(store, speech, TABLE), _ROWS):
-            encoded = tokenizer.encode([read_audio(row["audio"]) for row in batch])
+            encoded = _encode(batch, tokenizer, counts)
             for row, codes in zip(batch, encoded, strict=True):
                 yield _token_row(row, codes, tokenizer, counts)
             done += len(batch)
@@ -68,17 +96,71 @@ def tokenize_corpus(
                 "tokenizer": tokenizer_ref.id,
             },
         )
-    return TokenizedCorpus(ref, codebook_metrics(counts, prefix="tokens"))
+    return TokenizedCorpus(ref, counts.metrics())
+
+
+def _encode(
+    batch: Sequence[Mapping[str, Any]], tokenizer: SpeechTokenizer, counts: _Counts
+) -> list[Codes]:
+    """The codes of some rows; long ones never lie in memory as a whole.
+
+    Raises:
+        DataError: The audio of a row cannot be read; names the row.
+    """
+    short = [row["num_samples"] <= _LONG_SAMPLES for row in batch]
+    waveforms = [_heard(row) for row, is_short in zip(batch, short, strict=True) if is_short]
+    encodings = tokenizer.encode_all(waveforms)
+    counts.num_again += encodings.num_again
+    found = iter(encodings.codes)
+    return [
+        next(found)
+        if is_short
+        else np.concatenate(list(tokenizer.stream(stream_audio(row["audio"]))))
+        for row, is_short in zip(batch, short, strict=True)
+    ]
+
+
+def _heard(row: Mapping[str, Any]) -> NDArray[np.float32]:
+    """The sound of a row."""
+    try:
+        return read_audio(row["audio"])
+    except DataError as error:
+        raise DataError(f"utterance {row['id']!r}: {error}") from error
 
 
 def _token_row(
-    row: Mapping[str, Any], codes: Codes, tokenizer: SpeechTokenizer, counts_K: NDArray[np.int64]
+    row: Mapping[str, Any], codes: Codes, tokenizer: SpeechTokenizer, counts: _Counts
 ) -> Mapping[str, Any]:
     """The utterance's row with codes for audio and words in codes; adds to the counts."""
-    counts_K += np.bincount(codes, minlength=len(counts_K))
+    counts.codes_K += np.bincount(codes, minlength=len(counts.codes_K))
     kept = {name: row[name] for name in SPEECH_TOKENS.names if name not in {"codes", "words"}}
-    words = _words_in_codes(row["id"], row["words"] or (), len(codes), tokenizer)
+    if row["words"]:
+        words = _words_in_codes(row["id"], row["words"], len(codes), tokenizer)
+    else:
+        words = _aligned_words(row, codes, tokenizer, counts)
     return {**kept, "codes": codes, "words": words}
+
+
+def _aligned_words(
+    row: Mapping[str, Any], codes: Codes, tokenizer: SpeechTokenizer, counts: _Counts
+) -> list[dict[str, Any]]:
+    """The words of the row's text where they were found; none if it is not all plausible.
+
+    Words that are not certain are left out, so that what is used can be relied on.
+    """
+    text = row["text"].split()
+    if not text or row["num_samples"] > _LONG_SAMPLES:
+        return []
+    try:
+        found = tokenizer.align(codes, text, _heard(row))
+    except DataError:  # more words than codes
+        found = []
+    accepted = [one for one in found if not one.refusal]
+    if len(accepted) < max(1.0, _MIN_ALIGNED * len(text)):
+        counts.not_aligned += 1
+        return []
+    counts.aligned += 1
+    return [{"word": one.word, "start": one.span.start, "stop": one.span.stop} for one in accepted]
 
 
 def _words_in_codes(

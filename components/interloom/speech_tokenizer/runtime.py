@@ -22,8 +22,9 @@ from interloom.audio.mel import LOOK_AHEAD_SAMPLES
 from interloom.config.speech_tokenizer import SAMPLE_RATE_HZ, TokenizerConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError
-from interloom.core.spans import FrameClock, Span
+from interloom.core.spans import FrameClock
 from interloom.ports.store import ArtifactStore
+from interloom.speech_tokenizer.alignment import AlignedWord, Heard, align_words, loud_codes
 from interloom.speech_tokenizer.artifact import load_model
 from interloom.speech_tokenizer.encoding import (
     Codes,
@@ -34,7 +35,7 @@ from interloom.speech_tokenizer.encoding import (
 from interloom.speech_tokenizer.features import labels_of
 from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.pieces import Piece, pieces_of
-from interloom.speech_tokenizer.reading import ctc_align, ctc_greedy, decoder_greedy
+from interloom.speech_tokenizer.reading import ctc_greedy, decoder_greedy
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
 
 Waveform = NDArray[np.float32]
@@ -148,29 +149,27 @@ class SpeechTokenizer:
         """What the configured head reads in each utterance's codes."""
         return self._map(self._read_one, codes)
 
-    def align(self, codes: AnyCodes, words: Sequence[str]) -> list[Span]:
-        """The most likely span of codes of each word, by CTC.
+    def align(
+        self, codes: AnyCodes, words: Sequence[str], waveform: Waveform | None = None
+    ) -> list[AlignedWord]:
+        """The most likely span of codes of each word, by CTC, and whether it can be right.
 
         Args:
             codes: One utterance's.
             words: What is said in it, as written, in order.
-
-        Returns:
-            One span a word, in order and disjoint.
+            waveform: Its sound, which says where words end.
 
         Raises:
             DataError: The words need more labels than there are codes.
         """
         if not words:
             return []
-        pieces = [labels_of(self.text_tokenizer, word) for word in words]
-        labels = [label for piece in pieces for label in piece]
-        spans = ctc_align(self._log_probs(codes), labels, blank=self.model.blank)
-        found: list[Span] = []
-        for piece in pieces:
-            taken, spans = spans[: len(piece)], spans[len(piece) :]
-            found.append(Span(taken[0].start, taken[-1].stop))
-        return found
+        is_loud = np.ones(len(codes), np.bool_)
+        if waveform is not None:
+            is_loud = loud_codes(waveform, self.samples_per_token)
+        heard = Heard(self._log_probs(codes), is_loud, float(self.clock.frame_rate_hz))
+        labels = [labels_of(self.text_tokenizer, word) for word in words]
+        return align_words(heard, words, labels, blank=self.model.blank)
 
     def _together(self, heard: Sequence[_Heard]) -> tuple[list[Codes], int]:
         """The codes that some pieces give, and how many were computed again."""

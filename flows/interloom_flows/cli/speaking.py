@@ -3,6 +3,7 @@
 Models are looked up before torch is imported, so that a mistake is told at once.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,12 +34,14 @@ def tokenize(
     _need_file(file)
     with opened() as services:
         models = _models(services, run, "tokenizer")
-        from interloom.audio.files import read_audio
+        import numpy as np
+
+        from interloom.audio.files import stream_audio
         from interloom.speech_tokenizer.runtime import load_speech_tokenizer
 
         tokenizer = load_speech_tokenizer(services.store, models["tokenizer"])
-        codes = tokenizer.encode([read_audio(file)])[0]
-        heard = tokenizer.read([codes])[0]
+        codes = list(chain.from_iterable(tokenizer.stream(stream_audio(file))))
+        heard = tokenizer.read([np.array(codes, np.int32)])[0]
     screen.out().print(" ".join(str(code) for code in codes), soft_wrap=True)
     screen.say(f"{len(codes)} tokens, read back as: {heard}")
 

@@ -1,0 +1,112 @@
+"""Words to codes by CTC, with what speaks against it. Shapes: C codes, S samples, V text ids.
+
+An aligner always answers: with the wrong transcript it stretches one word over a minute. So every
+word comes with the probability of its labels where they were found, and with a limit to how long
+and how quiet a word can be; what breaks a limit is named and not used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interloom.core.spans import Span
+from interloom.speech_tokenizer.reading import LogProbs, ctc_align
+
+MIN_CONFIDENCE = 0.15
+MAX_WORD_S, MAX_LETTER_S = 0.5, 0.3  # a word may last this long, and so much more a letter
+_QUIET = 0.03  # of the loudest code's level: 30 dB under it
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedWord:
+    """A word and its place.
+
+    Attributes:
+        word: As written.
+        span: Codes, in order and disjoint within an utterance.
+        confidence: Geometric mean of the probability of its labels in its codes.
+        refusal: Why the place cannot be right; empty if it can.
+    """
+
+    word: str
+    span: Span
+    confidence: float
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What words are aligned to.
+
+    Attributes:
+        log_probs_CV: Of labels and blank, code by code.
+        is_loud_C: Which codes are not silence; all where the sound is not known.
+        codes_per_s: Codes in a second.
+    """
+
+    log_probs_CV: LogProbs
+    is_loud_C: NDArray[np.bool_]
+    codes_per_s: float
+
+
+def align_words(
+    heard: Heard, words: Sequence[str], labels: Sequence[Sequence[int]], *, blank: int
+) -> list[AlignedWord]:
+    """The most likely place of each word.
+
+    The head may fall silent before a word has ended; the word then lasts as long as it is loud.
+
+    Args:
+        heard: One utterance.
+        words: At least one, in order.
+        labels: Of each word, at least one.
+        blank: The id of the blank.
+
+    Raises:
+        DataError: There are fewer codes than the labels need.
+    """
+    flat = [label for one in labels for label in one]
+    places = ctc_align(heard.log_probs_CV, flat, blank=blank)
+    edges = np.cumsum([0, *(len(one) for one in labels)])
+    spans = [Span(places[a].start, places[b - 1].stop) for a, b in pairwise(edges)]
+    nexts = [*(span.start for span in spans[1:]), len(heard.log_probs_CV)]
+    found = list[AlignedWord]()
+    for index, (word, span) in enumerate(zip(words, spans, strict=True)):
+        own = range(edges[index], edges[index + 1])
+        scores = [heard.log_probs_CV[_codes(places[at]), flat[at]] for at in own]
+        confidence = float(np.exp(np.concatenate(scores).mean()))
+        quiet = np.flatnonzero(~heard.is_loud_C[span.stop : nexts[index]])
+        stop = span.stop + int(quiet[0]) if quiet.size else nexts[index]
+        full = Span(span.start, stop)
+        found.append(AlignedWord(word, full, confidence, _refusal(word, full, confidence, heard)))
+    return found
+
+
+def loud_codes(waveform_S: NDArray[np.float32], samples_per_code: int) -> NDArray[np.bool_]:
+    """Which codes of an utterance are within 30 dB of its loudest; (C,)."""
+    num_codes = -(-len(waveform_S) // samples_per_code)
+    padded = np.zeros(num_codes * samples_per_code, np.float64)
+    padded[: len(waveform_S)] = waveform_S
+    level = np.sqrt(np.square(padded.reshape(num_codes, samples_per_code)).mean(1))
+    is_loud: NDArray[np.bool_] = level > _QUIET * level.max(initial=0.0)
+    return is_loud
+
+
+def _codes(span: Span) -> slice:
+    return slice(span.start, span.stop)
+
+
+def _refusal(word: str, span: Span, confidence: float, heard: Heard) -> str:
+    """Why a word cannot be where it was found; empty if it can."""
+    longest_s = MAX_WORD_S + MAX_LETTER_S * len(word)
+    lasts_s = span.length / heard.codes_per_s
+    if confidence < MIN_CONFIDENCE:
+        return f"confidence {confidence:.2f} is under {MIN_CONFIDENCE}"
+    if lasts_s > longest_s:
+        return f"it would last {lasts_s:.1f} s, and {len(word)} letters last {longest_s:.1f} s"
+    if not heard.is_loud_C[_codes(span)].any():
+        return "it would be said in silence"
+    return ""
