@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interloom_flows.cli import screen
+from interloom_flows.cli import estimating, screen
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
@@ -75,9 +75,26 @@ def plan(
     only: OnlyOption = None,
     paranoid: ParanoidOption = False,
     fresh: FreshOption = None,
+    gpu_tflops: Annotated[
+        float, typer.Option(help="Peak of one GPU, for the hours of pre-training.", min=0.001)
+    ] = estimating.PEAK_TFLOPS,
+    mfu: Annotated[
+        float, typer.Option(help="The part of its peak that it reaches.", min=0.001, max=1)
+    ] = estimating.MFU,
 ) -> None:
-    """Show what a run would reuse and what it would compute, why, and at what cost."""
-    _show_plan(_parameters(recipe, set_, only, fresh), paranoid=paranoid)
+    """Show what a run would reuse and what it would compute, why, and at what cost.
+
+    Ends with tokens by source, and with parameters, FLOPs, memory, GPU-hours and storage of
+    pre-training on paper. A recipe whose corpora are not there yet is planned on paper alone.
+    """
+    parameters = _parameters(recipe, set_, only, fresh)
+    drawn = _show_plan(parameters, paranoid=paranoid)
+    loaded, steps = parameters.load()
+    stages = {step.stage for step in steps}
+    if "mix" in stages:
+        estimating.show_asked(loaded, drawn)
+    if "pretrain" in stages:
+        estimating.show_budget(loaded, peak_tflops=gpu_tflops, mfu=mfu)
 
 
 def evaluate(recipe: RecipeArgument = "starter", set_: SetOption = None) -> None:
@@ -98,12 +115,18 @@ def _parameters(
     )
 
 
-def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> None:
+def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> dict[str, float] | None:
+    """Show the stages; gives the results of ``mix`` by name, if they are there already."""
+    from interloom.core.errors import MissingError
     from interloom_flows.planning import named_corpora, resolve
 
     recipe, steps = parameters.load()
     with opened(paranoid=paranoid) as services:
-        corpora = named_corpora(services.catalog, recipe)
+        try:
+            corpora = named_corpora(services.catalog, recipe)
+        except MissingError as error:
+            screen.out().print(f"Cannot run yet: {error}", markup=False, soft_wrap=True)
+            return None
         planned = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
         prices = services.contract.prices
     shown = screen.table(f"Plan of {recipe.name}", "stage", "", ">time", ">GPU-hours", "why")
@@ -114,6 +137,8 @@ def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> None:
         shown.add_row(step.step.stage, "reuse" if is_reused else "run", took, gpu_hours, step.why)
     screen.out().print(shown)
     screen.out().print(_plan_sum(planned, prices))
+    mixed = planned.reused.get("mix")
+    return {metric.name: metric.value for metric in mixed.result.metrics} if mixed else None
 
 
 def _plan_sum(planned: "Plan", prices: "Prices") -> str:

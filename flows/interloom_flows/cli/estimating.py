@@ -1,0 +1,131 @@
+"""What a pre-training takes, on paper, and what its mixture draws: the second half of a plan."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from interloom_flows.cli import screen
+
+if TYPE_CHECKING:
+    from interloom.config.recipe import Recipe
+    from interloom.language_model.budget import Budget
+
+PEAK_TFLOPS = 989.0  # bf16, dense, of an H100 or H200
+MFU = 0.45
+
+
+def show_budget(recipe: "Recipe", *, peak_tflops: float, mfu: float) -> None:
+    """Parameters, operations, memory by ZeRO stage, GPU-hours and storage of ``pretrain``."""
+    from interloom.language_model.budget import pretraining_budget
+    from interloom.vocabulary.layout import VocabularyLayout
+
+    vocab_size = VocabularyLayout(
+        recipe.ingest.text_vocab_size,
+        recipe.tokenizer.quantizer.codebook_size,
+        text_tokenizer="",
+        tokenizer="",
+    ).size
+    budget = pretraining_budget(
+        recipe.pretrain,
+        vocab_size,
+        row_length=recipe.mixture.row_length,
+        stored_tokens=recipe.mixture.total_tokens,
+    )
+    shown = screen.table("Pre-training on paper", "", ">")
+    for name, value in _facts(recipe, budget, vocab_size, peak_tflops, mfu).items():
+        shown.add_row(name, value)
+    screen.out().print(shown)
+    _show_memory(recipe, budget)
+
+
+def show_asked(recipe: "Recipe", drawn: Mapping[str, float] | None) -> None:
+    """Tokens by source: asked, where sizes are expected or known, and drawn, where that is known.
+
+    Args:
+        recipe: Its mixture.
+        drawn: Results of the ``mix`` stage by name, if it has run with these inputs and settings.
+    """
+    if drawn is not None:
+        _show_drawn(drawn)
+        return
+    sources = recipe.mixture.sources()
+    sizes = {name: source.expected_tokens for name, source in sources.items()}
+    missing = [name for name, size in sizes.items() if size is None]
+    if missing:
+        screen.out().print(
+            f"Tokens by source are known once the mix stage has run, or with expected_tokens for "
+            f"{', '.join(missing)}.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return
+    from interloom.mixture.plan import plan_tokens
+
+    known = {name: size for name, size in sizes.items() if size is not None}
+    asked = plan_tokens(recipe.mixture, known)
+    shown = screen.table("Tokens by source, as expected", "source", ">asked", ">share", ">epochs")
+    for name, tokens in asked.items():
+        share = tokens / recipe.mixture.total_tokens
+        shown.add_row(name, number(tokens), f"{share:.1%}", f"{tokens / known[name]:.2f}")
+    screen.out().print(shown)
+
+
+def _show_drawn(drawn: Mapping[str, float]) -> None:
+    """What the mix stage asked for and drew, by source, modality and licence."""
+    shown = screen.table("Tokens of the mixture", "", ">asked", ">drawn", ">share", ">epochs")
+    prefix = "mix/drawn/"
+    total = sum(drawn[name] for name in drawn if name.startswith(f"{prefix}modality/"))
+    for name, tokens in drawn.items():
+        if name.startswith(prefix):
+            what = name.removeprefix(prefix)
+            asked, epochs = drawn.get(f"mix/asked/{what}"), drawn.get(f"mix/epochs/{what}")
+            shown.add_row(
+                what.replace("/", " "),
+                "" if asked is None else number(asked),
+                number(tokens),
+                f"{tokens / max(1, total):.1%}",
+                "" if epochs is None else f"{epochs:.2f}",
+            )
+    screen.out().print(shown)
+
+
+def _facts(
+    recipe: "Recipe", budget: "Budget", vocab_size: int, peak_tflops: float, mfu: float
+) -> dict[str, str]:
+    train = recipe.pretrain.train
+    hours = budget.gpu_hours(peak_flops_per_s=peak_tflops * 1e12, mfu=mfu)
+    return {
+        "parameters": number(budget.parameters),
+        "of them in the tables of tokens": number(budget.embedding_parameters),
+        "vocabulary": f"{vocab_size:,}",
+        "tokens trained on": number(budget.tokens),
+        "tokens a step": number(recipe.pretrain.rows_per_step * recipe.mixture.row_length),
+        "steps": f"{train.num_steps:,}",
+        "FLOPs": f"{budget.flops:.3g}",
+        f"GPU-hours at {mfu:.0%} of {peak_tflops:g} TFLOP/s": f"{hours:,.1f}",
+        f"hours on {budget.num_gpus} ranks": f"{hours / budget.num_gpus:,.1f}",
+        "packed rows": screen.size(round(budget.rows_bytes)),
+        f"checkpoints, {train.keep_checkpoints} kept": screen.size(
+            train.keep_checkpoints * budget.checkpoint_bytes
+        ),
+    }
+
+
+def _show_memory(recipe: "Recipe", budget: "Budget") -> None:
+    """One row a ZeRO stage; the recipe's own is marked."""
+    parts = ("weights", "gradients", "moments", "activations", "loss", "total")
+    title = f"Memory of each of {budget.num_gpus} ranks"
+    shown = screen.table(title, "ZeRO", *(f">{part}" for part in parts))
+    for stage, memory in budget.memory.items():
+        mark = " (this)" if stage == recipe.pretrain.train.zero_stage else ""
+        shown.add_row(
+            f"{stage}{mark}", *(screen.size(round(getattr(memory, part))) for part in parts)
+        )
+    screen.out().print(shown)
+
+
+def number(value: float) -> str:
+    """A count as a person says it."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:,.0f}"
