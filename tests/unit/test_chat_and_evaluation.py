@@ -111,6 +111,8 @@ def test_every_dialogue_is_spoken_or_dropped_with_its_reason(
     assert len(kept) + len(dropped) == 10
     assert sum(spoken.dropped.values()) == len(dropped)
     assert all(turn["codes"] for row in kept for turn in row["turns"])
+    assert spoken.metric("synthesis/attempts") >= spoken.metric("synthesis/accepted") > 0
+    assert spoken.metric("telemetry/synthesis/cpu_s") > 0
     assert store.manifest(spoken.spoken_dialogues).licences == (LICENCE,)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.ports.workspace import Workspace
 from interloom.testing import toy_speech
@@ -29,11 +30,11 @@ from interloom.text_to_token.guards import (
 from interloom.text_to_token.jobs import Decoded, Job, Sampling
 from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
+from interloom.text_to_token.pages import PAGE, Pages
 from interloom.text_to_token.pieces import Pieces, read_spoken
 from interloom.text_to_token.prompt import Prompter
-from interloom.text_to_token.runtime import TextToToken
+from interloom.text_to_token.runtime import TextToToken, need_tokenizer
 from interloom.text_to_token.spans import SpanRequest, SpanResult
-from interloom.text_to_token.pages import PAGE, Pages
 from interloom.text_to_token.stepping import PREFILL_ROWS, Stepper
 from interloom.text_to_token.task import TextToTokenTask, collate
 from interloom.training.loop import train
@@ -540,7 +541,16 @@ def test_the_ledger_adds_up_what_was_tried_and_what_was_kept() -> None:
     named = {metric.name: metric.value for metric in ledger.metrics("synthesis")}
     assert named["synthesis/drawn_per_accepted_token"] == 1
     assert named["synthesis/refused/unpronounceable"] == 1
-    assert named["synthesis/cpu_ms_per_accepted_token"] > 0
+    assert named["telemetry/synthesis/cpu_ms_per_accepted_token"] > 0
+
+
+def test_a_model_of_another_speech_tokenizer_is_refused() -> None:
+    speaker = TextToToken.of(trained(), PROMPTER, config=SYNTHESIS)
+    model = ArtifactRef(ArtifactKind.TEXT_TO_TOKEN_MODEL, "d" * 64)
+
+    need_tokenizer(speaker, model, ArtifactRef(ArtifactKind.TOKENIZER_MODEL, LAYOUT.tokenizer))
+    with pytest.raises(DataError, match="was trained with speech tokenizer bbbbbbbbbbbb, but"):
+        need_tokenizer(speaker, model, ArtifactRef(ArtifactKind.TOKENIZER_MODEL, "c" * 64))
 
 
 def test_a_ledger_without_speech_has_no_cost_a_token() -> None:

@@ -13,7 +13,8 @@ from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
-    from interloom.dialogue.speaking import Speakers, Spoken
+    from interloom.dialogue.speaking import Spoken
+    from interloom.text_to_token.runtime import TextToToken
 
 
 class BuildDialoguesRequest(StageRequest):
@@ -44,12 +45,17 @@ def build_dialogues(
     A dialogue with a turn that synthesis refuses is dropped; the reason is stored beside the rest.
 
     Raises:
-        DataError: No dialogue was left to learn from.
+        DataError: No dialogue was left to learn from, or the model speaks another tokenizer's
+            codes.
     """
-    from interloom.dialogue.speaking import speak_dialogues
+    from interloom.dialogue.speaking import Speakers, speak_dialogues
+    from interloom.text.bpe import load_text_tokenizer
 
     config = request.config
-    spoken = speak_dialogues(_rows(request, store), _speakers(request, store), config)
+    user, assistant = _voices(request, store)
+    text = load_text_tokenizer(store, request.text_tokenizer)
+    speakers = Speakers(user, assistant, lambda said: len(text.encode(said)))
+    spoken = speak_dialogues(_rows(request, store), speakers, config)
     dropped: Counter[str] = Counter()
     with store.draft(ArtifactKind.SPOKEN_DIALOGUES) as draft:
         counted = _write(draft, _counting(spoken, dropped, work))
@@ -75,6 +81,7 @@ def build_dialogues(
         metrics=(
             Metric("dialogues/spoken", float(counted)),
             Metric("dialogues/dropped", float(dropped.total())),
+            *(user.ledger + assistant.ledger).metrics("synthesis"),
         ),
     )
 
@@ -90,16 +97,15 @@ def _rows(request: BuildDialoguesRequest, store: ArtifactStore) -> Iterator[dict
         yield from islice(rows, request.config.max_dialogues)
 
 
-def _speakers(request: BuildDialoguesRequest, store: ArtifactStore) -> "Speakers":
+def _voices(
+    request: BuildDialoguesRequest, store: ArtifactStore
+) -> tuple["TextToToken", "TextToToken"]:
     """The text-to-token model as users, in all its voices, and as assistant, in one."""
     from functools import partial
 
-    from interloom.dialogue.speaking import Speakers
     from interloom.speech_tokenizer.runtime import load_speech_tokenizer
-    from interloom.text.bpe import load_text_tokenizer
-    from interloom.text_to_token.runtime import load_text_to_token
+    from interloom.text_to_token.runtime import load_text_to_token, need_tokenizer
 
-    text = load_text_tokenizer(store, request.text_tokenizer)
     load = partial(
         load_text_to_token,
         store,
@@ -109,12 +115,9 @@ def _speakers(request: BuildDialoguesRequest, store: ArtifactStore) -> "Speakers
     )
     config = request.config
     user = load(config=config.user)
+    need_tokenizer(user, request.text_to_token, request.tokenizer)
     voice = config.assistant.voice or user.prompter.voices[0]
-    return Speakers(
-        user=user,
-        assistant=load(config=config.assistant.model_copy(update={"voice": voice})),
-        num_text_ids=lambda said: len(text.encode(said)),
-    )
+    return user, load(config=config.assistant.model_copy(update={"voice": voice}))
 
 
 def _counting(

@@ -46,7 +46,10 @@ class Ledger:
         )
 
     def metrics(self, prefix: str) -> tuple[Metric, ...]:
-        """One metric a sum, and the cost of what was accepted, if anything was."""
+        """One metric a sum, and the cost of what was accepted, if anything was.
+
+        What hangs on the clock is named ``telemetry/PREFIX/...``.
+        """
         values: dict[str, float] = {
             "spans": self.spans,
             "accepted": self.accepted,
@@ -55,13 +58,15 @@ class Ledger:
             "drawn_tokens": self.drawn_tokens,
             "accepted_tokens": self.accepted_tokens,
             "read_back": self.read_back,
-            "cpu_s": self.cpu_s,
         }
+        clocked = {"cpu_s": self.cpu_s}
         if self.accepted_tokens:
             values["drawn_per_accepted_token"] = self.drawn_tokens / self.accepted_tokens
-            values["cpu_ms_per_accepted_token"] = 1000 * self.cpu_s / self.accepted_tokens
+            clocked["cpu_ms_per_accepted_token"] = 1000 * self.cpu_s / self.accepted_tokens
         values |= {
             f"refused/{reason.replace(' ', '_')}": count
             for reason, count in sorted(self.refusals.items())
         }
-        return tuple(Metric(f"{prefix}/{name}", float(value)) for name, value in values.items())
+        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        named |= {f"telemetry/{prefix}/{name}": value for name, value in clocked.items()}
+        return tuple(Metric(name, float(value)) for name, value in named.items())

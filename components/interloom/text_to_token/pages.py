@@ -9,7 +9,6 @@ Shapes: S = slots, M = pages a slot may have, P = pages.
 import heapq
 
 import numpy as np
-from numpy.typing import NDArray
 
 PAGE = 32
 _NEVER = 1 << 40  # a position that no slot reaches
