@@ -116,7 +116,7 @@ def remove_garbage(
     ttl_s: float,
     who: str,
 ) -> int:
-    """Remove it: manifests first, so that nothing half removed is taken for whole.
+    """Remove it: audit, manifests, objects, so that a kill leaves nothing half removed unexplained.
 
     Args:
         catalog: Gets a row of audit for each artifact.
@@ -134,15 +134,15 @@ def remove_garbage(
     """
     if catalog.leased(ttl_s=ttl_s):
         raise TransientError("a stage is running and may need what would go; clean up when it ends")
+    for ref in garbage.artifacts:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        subject = f"{ref.kind}:{ref.id}"
+        catalog.record_audit(AuditEntry(now, who, COLLECTED, subject, {"store": store.url}))
     removed = [
         item
         for item in (*garbage.manifests, *garbage.objects)
         if store.remove(item.key, grace_s=grace_s)
     ]
-    for ref in garbage.artifacts:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        subject = f"{ref.kind}:{ref.id}"
-        catalog.record_audit(AuditEntry(now, who, COLLECTED, subject, {"store": store.url}))
     return sum(item.num_bytes for item in removed)
 
 
