@@ -239,7 +239,7 @@ def test_a_recipe_runs_as_a_flow_run_with_the_artifacts_of_a_local_run(
 def test_training_that_a_node_gives_up_goes_on_from_its_checkpoint_with_the_same_weights(
     installed: Installation, here: Path
 ) -> None:
-    changes = ("pretrain.train.num_steps=400", "pretrain.train.checkpoint_every_steps=399")
+    changes = ("pretrain.train.num_steps=200", "pretrain.train.checkpoint_every_steps=199")
     site = installed.site
     progress = "work/*/progress.jsonl"
 
@@ -247,7 +247,7 @@ def test_training_that_a_node_gives_up_goes_on_from_its_checkpoint_with_the_same
         lines = [
             json.loads(path.read_text().splitlines()[-1]) for path in site.folder.glob(progress)
         ]
-        return any(line["total"] == 400 and 20 <= line["done"] < 300 for line in lines)
+        return any(line["total"] == 200 and 20 <= line["done"] < 150 for line in lines)
 
     with installed.worker():
         run_id = installed.start("pretrain", *changes)
