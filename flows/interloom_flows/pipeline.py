@@ -35,12 +35,13 @@ class Inputs:
 
     Attributes:
         results: What each stage made, by the stage's name.
-        corpora: ``speech``, ``text`` and ``dialogues`` of one's own, for ``ingest``.
+        named: What the recipe names: ``speech``, ``text`` and ``dialogues`` of one's own, for
+            ``ingest``; ``start``, a model, for ``pretrain``.
         blocked: What was taken down, for ``ingest``.
     """
 
     results: Mapping[str, StageResult] = field(default_factory=lambda: MappingProxyType({}))
-    corpora: Mapping[str, ArtifactRef] = field(default_factory=lambda: MappingProxyType({}))
+    named: Mapping[str, ArtifactRef] = field(default_factory=lambda: MappingProxyType({}))
     blocked: tuple[str, ...] = ()
 
     def with_result(self, stage: str, result: StageResult) -> "Inputs":
@@ -76,7 +77,9 @@ class Step:
             recipe: Gives settings and seed.
             inputs: Holds at least the results of the steps in ``after``.
         """
-        made = {} if self.after else dict(inputs.corpora)
+        made = {
+            name: ref for name, ref in inputs.named.items() if name == "start" or not self.after
+        }
         for name in self.after:
             made |= inputs.results[name].outputs()
         fields = self.request_type.model_fields

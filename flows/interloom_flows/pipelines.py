@@ -177,7 +177,7 @@ def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
                 services, recipe, run_id, caller.listener, frozenset(parameters.fresh)
             )
             corpora = named_corpora(services.catalog, recipe)
-            inputs = Inputs(corpora=corpora, blocked=blocked_entries(services.catalog))
+            inputs = Inputs(named=corpora, blocked=blocked_entries(services.catalog))
             _show_results(recipe, schedule.run(steps, inputs))
     return run_id
 

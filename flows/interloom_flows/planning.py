@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interloom.config.recipe import Recipe
-from interloom.core.artifacts import ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError
 from interloom.corpora.permission import BlockList, require_licences
 from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit, Usage
@@ -127,7 +127,7 @@ def resolve(
         corpora: That the recipe names.
         fresh: Stages that run although there is a result to reuse.
     """
-    inputs = Inputs(corpora=corpora, blocked=blocked_entries(contract.catalog))
+    inputs = Inputs(named=corpora, blocked=blocked_entries(contract.catalog))
     with steady_code():
         return _resolved(contract, recipe, steps, inputs, frozenset(fresh))
 
@@ -174,16 +174,16 @@ def stage_call(
 
 
 def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
-    """The corpora that a recipe names, as ``name``, ``name@version`` or ``name@alias``.
+    """What a recipe names, as ``name``, ``name@version`` or ``name@alias``: corpora, and ``start``.
 
     Raises:
-        ConfigError: Nothing stands behind an ``@``.
+        ConfigError: Nothing stands behind an ``@``, or ``start`` is no language model.
         DataError: One holds rows under a licence that the recipe does not allow.
         MissingError: One is not in the catalog.
     """
-    source = recipe.ingest.source
+    source, start = recipe.ingest.source, _start(catalog, recipe)
     if source.kind == "starter":
-        return {}
+        return start
     names = {"speech": source.speech, "text": source.text, "dialogues": source.dialogues}
     held = {
         field: dataset_named(catalog, name) for field, name in names.items() if name is not None
@@ -191,7 +191,20 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
     blocked = BlockList.of(blocked_entries(catalog))
     licences = {version.name: blocked.allowed(version.licences) for version in held.values()}
     require_licences(recipe.ingest.only_licences, licences)
-    return {field: version.ref for field, version in held.items()}
+    return {field: version.ref for field, version in held.items()} | start
+
+
+def _start(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
+    """The model that pre-training starts from, if the recipe names one."""
+    if recipe.pretrain.start is None:
+        return {}
+    version = dataset_named(catalog, recipe.pretrain.start)
+    if version.ref.kind is not ArtifactKind.LANGUAGE_MODEL:
+        raise ConfigError(
+            f"pretrain.start: {recipe.pretrain.start} is a {version.ref.kind}, not a "
+            f"{ArtifactKind.LANGUAGE_MODEL}; interloom data list shows what there is"
+        )
+    return {"start": version.ref}
 
 
 def blocked_entries(catalog: Catalog) -> tuple[str, ...]:

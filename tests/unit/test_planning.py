@@ -230,6 +230,15 @@ def test_a_corpus_is_named_by_version_or_alias(contract: StageContract) -> None:
         dataset_named(contract.catalog, "s@")
 
 
+def test_a_start_that_is_no_language_model_is_refused(contract: StageContract) -> None:
+    run(contract, recipe())
+
+    with pytest.raises(ConfigError, match=r"pretrain.start: r/ingest.speech is a \w+, not a"):
+        named_corpora(contract.catalog, recipe('pretrain.start="r/ingest.speech"'))
+    with pytest.raises(MissingError, match="my-model"):
+        named_corpora(contract.catalog, recipe("pretrain.start=my-model"))
+
+
 def new_run(contract: StageContract) -> str:
     run_id = new_run_id()
     contract.catalog.start_run(RunStart(run_id, "ingest_speech", "s"))

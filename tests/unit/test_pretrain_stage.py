@@ -343,3 +343,44 @@ def test_the_gradient_share_is_that_of_the_losses_alone(tmp_path: Path) -> None:
     expected = squares[is_speech].sum() / squares[is_target].sum()
     share = sums["gradient_share/speech"] / sums["gradient_share/speech/weight"]
     assert share == pytest.approx(float(expected), rel=1e-4)
+
+
+def _from(store: MemoryStore, folder: Path, base: PretrainResult, **model: int) -> PretrainResult:
+    """Train for a step from the weights of another model."""
+    folder.mkdir()
+    config = _config(num_steps=3, learning_rate=1e-9, warmup_steps=0)
+    shaped = config.model_copy(update={"model": MODEL.model_copy(update=model)})
+    rows = store_counting_rows(store, folder)
+    request = PretrainRequest(rows=rows, start=base.model, config=shaped, seed=6)
+    return pretrain(request, store=store, work=Workspace(folder), engine=PlainEngine)
+
+
+def test_training_starts_from_the_weights_it_is_given_and_from_the_first_row(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    base = _pretrain(store, tmp_path / "a", _config(num_steps=20))
+
+    tuned = _from(store, tmp_path / "b", base)
+
+    assert _curve(tuned)[0] < _curve(base)[0] - 0.1
+    assert _curve(tuned)[0] == pytest.approx(_curve(base)[-1], abs=0.3)
+    assert base.model in store.manifest(tuned.model).parents
+
+
+def test_weights_of_another_shape_or_vocabulary_are_refused(tmp_path: Path) -> None:
+    store = MemoryStore()
+    base = _pretrain(store, tmp_path / "a", _config(num_steps=3))
+
+    with pytest.raises(DataError, match=r"do not fit pretrain\.model"):
+        _from(store, tmp_path / "b", base, ffn_size=48)
+
+    held = store.manifest(base.model)
+    with store.draft(ArtifactKind.LANGUAGE_MODEL) as draft:
+        for shard in held.shards:
+            body = store.local_path(shard).read_bytes()
+            with draft.shard(shard.path) as copy:
+                copy.path.write_bytes(body.replace(LAYOUT.tokenizer.encode(), b"9" * 64))
+        other = base.model_copy(update={"model": draft.commit()})
+    with pytest.raises(DataError, match="vocabulary"):
+        _from(store, tmp_path / "c", other)

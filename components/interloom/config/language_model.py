@@ -112,6 +112,9 @@ class PretrainConfig(Frozen):
         loss_chunk_tokens: Positions whose logits are held at once.
         seed_offset: Added to the recipe's seed for this stage alone: another draw of weights and
             order on the same data.
+        start: A language model of the catalog, ``NAME`` or ``NAME@VERSION``, whose weights training
+            starts from, with a fresh optimizer and from the first row; None for random weights. A
+            run that was stopped needs no key: it goes on from its own checkpoint.
     """
 
     model: LanguageModelConfig = LanguageModelConfig()
@@ -123,6 +126,7 @@ class PretrainConfig(Frozen):
     has_activation_checkpointing: bool = False
     loss_chunk_tokens: PositiveInt = 4096
     seed_offset: NonNegativeInt = 0
+    start: str | None = None
 
     @property
     def rows_per_step(self) -> int:

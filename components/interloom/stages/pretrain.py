@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from interloom.config.language_model import PretrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import ConfigError
+from interloom.core.errors import ConfigError, DataError
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
@@ -22,6 +22,7 @@ class PretrainRequest(StageRequest):
     """The rows, the model's shape and how it is trained."""
 
     rows: ArtifactRef
+    start: ArtifactRef | None = None
     config: PretrainConfig = PretrainConfig()
     seed: int = 0
     version: Literal[1] = 1
@@ -41,7 +42,7 @@ class PretrainResult(StageResult):
 def pretrain(
     request: PretrainRequest, *, store: ArtifactStore, work: Workspace, engine: EngineBuilder
 ) -> PretrainResult:
-    """Train from random weights; every rank of a multi-rank run calls this and gets the same.
+    """Train from random weights or those of ``start``; every rank calls this and gets the same.
 
     Curves: ``train/loss``, ``train/loss/text``, ``train/loss/speech``, ``train/loss/marker`` and
     ``train/loss/source/NAME``. Results: ``language_model/...`` with the last point of each, and
@@ -49,7 +50,7 @@ def pretrain(
 
     Raises:
         ConfigError: Rows are longer than the model takes.
-        DataError: The loss stopped being finite.
+        DataError: The loss stopped being finite; or ``start`` has another vocabulary or shape.
     """
     from interloom.language_model.task import LanguageModelTask
     from interloom.mixture.rows import load_rows
@@ -65,8 +66,11 @@ def pretrain(
             "model.max_length or lower the mixture's row_length"
         )
     layout = VocabularyLayout.from_dict(dict(store.manifest(request.rows).facts["layout"]))
+    model = _model(request, layout)
+    if request.start is not None:
+        _start_from(model, store, request.start, layout)
     task = LanguageModelTask(
-        _model(request, layout),
+        model,
         rows,
         layout,
         rows_per_batch=config.rows_per_batch,
@@ -96,6 +100,27 @@ def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransfor
     )
     model.initialise(torch.Generator().manual_seed(request.draw_seed))
     return model
+
+
+def _start_from(
+    model: "AnyTransformer", store: ArtifactStore, start: ArtifactRef, layout: "VocabularyLayout"
+) -> None:
+    """Give a model the weights of another of the same shape and vocabulary.
+
+    Raises:
+        DataError: It has another one; names the difference.
+    """
+    from interloom.language_model.runtime import load_language_model
+
+    base = load_language_model(store, start)
+    layout.require(base.layout.digest, holder=str(start))
+    try:
+        model.load_state_dict(base.model.state_dict())
+    except RuntimeError as error:
+        raise DataError(
+            f"the weights of {start} do not fit pretrain.model: {error}; give the recipe the shape "
+            "of the model it starts from"
+        ) from error
 
 
 def _metrics(
@@ -142,9 +167,12 @@ def _store(
     """Commit weights, config and card."""
     from interloom.language_model.storing import ModelCard, StoredModel, store_language_model
 
+    inputs = tuple(request.inputs().values())
+    licences = {licence for ref in inputs for licence in store.manifest(ref).licences}
+    origin = "random weights" if request.start is None else str(request.start)
     card = ModelCard(
         title="Speech-text language model",
-        purpose="Continues sequences of text and speech tokens; pre-trained from random weights.",
+        purpose=f"Continues sequences of text and speech tokens; pre-trained from {origin}.",
         numbers={metric.name: metric.value for metric in metrics},
     )
     return store_language_model(
@@ -155,8 +183,8 @@ def _store(
             patches=request.config.patches,
             layout=layout,
             card=card,
-            parents=(request.rows,),
-            licences=store.manifest(request.rows).licences,
+            parents=inputs,
+            licences=tuple(sorted(licences)),
             facts={
                 "precision": request.config.train.precision,
                 "seed": request.draw_seed,
