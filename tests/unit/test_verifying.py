@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from interloom.adapters.sql_catalog import SqlCatalog
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, MissingError, TransientError
 from interloom.core.ids import new_run_id
@@ -97,6 +98,20 @@ def test_another_numeric_class_may_give_other_bytes_and_close_numbers(
 
     assert verification.verdict is Verdict.WITHIN_TOLERANCE
     assert "numeric class image|cpu -> image|cuda" in verification.detail
+
+
+def test_code_that_has_changed_since_is_named(contract: StageContract) -> None:
+    artifact = made(contract)
+    catalog = contract.catalog
+    assert isinstance(catalog, SqlCatalog)
+    with catalog._database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE job_version SET code_digest = 'older'")
+    other = replace(contract, launcher=Other(contract.store, registry=REGISTRY))
+
+    verification = verify_artifact(other, artifact)
+
+    assert verification.verdict is Verdict.DIFFERENT
+    assert "the stage's code has changed since" in verification.detail
 
 
 def test_numbers_that_are_far_apart_are_different_in_any_class(contract: StageContract) -> None:

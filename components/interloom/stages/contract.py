@@ -129,7 +129,7 @@ def stage_key(contract: StageContract, call: StageCall) -> str:
     """
     definition = load_stage(call.stage, contract.registry)
     parts = {
-        "code": _code_digest(definition),
+        "code": code_digest_of(definition),
         "contract": CONTRACT_VERSION,
         "numeric_class": contract.numeric_class,
         "ranks": call.num_ranks,
@@ -167,7 +167,7 @@ def why_not(contract: StageContract, call: StageCall) -> str:
     changed = sorted(_differences(was, now))
     if changed:
         return f"changed: {', '.join(changed)}"
-    if before.code_digest != _code_digest(load_stage(call.stage, contract.registry)):
+    if before.code_digest != code_digest_of(load_stage(call.stage, contract.registry)):
         return "its code, the lock file or a numeric package changed"
     return "another image, device, number of ranks or of threads"
 
@@ -314,7 +314,7 @@ def _run_start(contract: StageContract, call: StageCall, key: str) -> RunStart:
         parent_run_id=call.parent_run_id,
         stage_key=key,
         request_json=canonical_json(call.request.model_dump(mode="json")).decode(),
-        code_digest=_code_digest(load_stage(call.stage, contract.registry)),
+        code_digest=code_digest_of(load_stage(call.stage, contract.registry)),
         numeric_class=contract.numeric_class,
         num_ranks=call.num_ranks,
         threads_per_rank=call.threads_per_rank,
@@ -385,7 +385,8 @@ def _audit(contract: StageContract, call: StageCall, result: StageResult) -> tup
     return manifests
 
 
-def _code_digest(definition: StageDefinition) -> str:
+def code_digest_of(definition: StageDefinition) -> str:
+    """The digest of a stage's code, with the adapters of the ports that it takes."""
     ports = [module for port, module in _PORT_MODULES.items() if port in definition.ports]
     return code_digest(definition.module, *ports)
 

@@ -12,7 +12,7 @@ from interloom.core.ids import new_run_id
 from interloom.ports.catalog import RunRecord, RunStart, Verdict, Verification
 from interloom.ports.launcher import StageJob
 from interloom.ports.progress import NoProgress, Progress
-from interloom.stages.contract import StageContract, read_result
+from interloom.stages.contract import StageContract, code_digest_of, read_result
 from interloom.stages.leasing import held_run
 from interloom.stages.registry import load_stage
 from interloom.stages.result import StageRequest, StageResult, train_config
@@ -30,7 +30,8 @@ class _Second:
     field: str
     request: StageRequest
     num_ranks: int
-    changes: tuple[str, ...]  # of what the bytes may depend on
+    changes: tuple[str, ...]  # of what the bytes may depend on within one code
+    has_other_code: bool
 
 
 def verify_artifact(
@@ -43,8 +44,8 @@ def verify_artifact(
     """Execute the stage that made an artifact again, compare, and record the verdict.
 
     Equal bytes are *identical*. Other bytes are *within tolerance* if the numeric class, the world
-    size or the number of threads is another one and every result metric is within ``TOLERANCE`` of
-    what it was; else they are *different*. Nothing is published.
+    size is another one and every result metric is within ``TOLERANCE`` of what it was; else they
+    are *different*, and it is said if the stage's code has changed since. Nothing is published.
 
     Args:
         contract: The installation.
@@ -102,6 +103,7 @@ def _second(contract: StageContract, artifact: ArtifactRef, num_ranks: int | Non
         request=_with_ranks(request, ranks) if ranks != record.num_ranks else request,
         num_ranks=ranks,
         changes=tuple(f"{name} {a} -> {b}" for name, (a, b) in changes.items() if a != b),
+        has_other_code=code_digest_of(definition) != record.code_digest,
     )
 
 
@@ -159,7 +161,8 @@ def _judge(
     shards = _changed_shards(_manifest(contract, artifact), contract.store.manifest(made))
     name, apart = _largest_difference(contract, again, result)
     numbers = f"largest relative difference of a result: {apart:.2%} ({name or 'there is none'})"
-    told = "; ".join([*again.changes, shards, numbers])
+    code = ["the stage's code has changed since"] if again.has_other_code else []
+    told = "; ".join([*again.changes, *code, shards, numbers])
     if again.changes and apart <= TOLERANCE:
         return Verdict.WITHIN_TOLERANCE, told
     return Verdict.DIFFERENT, told
