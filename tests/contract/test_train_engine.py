@@ -168,6 +168,7 @@ def test_a_state_is_whole_however_it_is_split(
     assert len(lengths) == 5 + 2 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("saver", "saved"), VARIANTS[:5])
 @pytest.mark.parametrize(("loader", "loaded"), VARIANTS[:5])
 def test_any_engine_goes_on_from_the_state_of_any_other(

@@ -70,6 +70,7 @@ def test_the_packed_loss_is_the_unpacked_one_to_a_millionth(config: LanguageMode
         assert (ours - parameter.grad).abs().max() <= 1e-5 * largest
 
 
+@pytest.mark.slow
 @CONFIGS
 def test_logits_and_gradients_are_those_of_transformers_also_after_export_and_reload(
     config: LanguageModelConfig, tmp_path: Path

@@ -294,6 +294,7 @@ def test_the_detector_knows_a_leap_from_noise() -> None:
     assert detector.excess(6.0) > 10
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_good_checkpoint_fault(tmp_path: Path) -> None:
     program = (
         "import resource, sys; from pathlib import Path; import torch;"
