@@ -22,6 +22,7 @@ from interloom.stages.contract import (
     stage_key,
     why_not,
 )
+from interloom.stages.pricing import Prices
 from interloom.stages.registry import STAGES, load_stage
 from interloom.stages.sweeping import sweep
 from interloom.testing import catalog as catalogs
@@ -156,9 +157,52 @@ def test_a_stage_that_fails_publishes_nothing_and_may_be_tried_again(
 
 def test_a_check_that_fails_keeps_the_result_from_being_published(contract: StageContract) -> None:
     with pytest.raises(DataError, match=r"probe: 'ends well' does not hold.*first rows: row-7"):
-        execute_stage(contract, call(ending="failed_check"))
+        execute_stage(contract, failed := call(ending="failed_check"))
 
     assert contract.catalog.datasets() == []
+    (verdict,) = contract.catalog.run_checks(failed.run_id)
+    assert (verdict.expectation, verdict.success) == ("ends well", False)
+
+
+def test_a_stage_asked_for_anew_executes_and_replaces_its_result(contract: StageContract) -> None:
+    first = execute_stage(contract, call())
+
+    again = execute_stage(contract, replace(call(), is_fresh=True))
+
+    assert (again.is_hit, num_runs(contract)) == (False, 2)
+    hit = contract.catalog.find(first.stage_key)
+    assert hit is not None
+    assert hit.run_id == again.run_id
+    assert contract.catalog.dataset("tiny/probe.corpus").version == 1
+
+
+def test_what_a_stage_cost_is_kept_with_what_it_ran_on(contract: StageContract) -> None:
+    class Working(InlineLauncher):
+        def run(self, job: StageJob, *, progress: Progress) -> JobReport:
+            report = super().run(job, progress=progress)
+            return replace(report, wall_s=3600.0, cpu_s=7200.0)
+
+    priced = replace(
+        contract,
+        launcher=Working(contract.store, registry=REGISTRY),
+        prices=Prices(node_kind="desk", gpu_hour=3.0, cpu_hour=0.5),
+        numeric_class="image|cuda",
+    )
+
+    made = execute_stage(priced, call())
+
+    usage = contract.catalog.run(made.run_id).usage
+    # The probe computes with no torch, so it holds no GPU.
+    assert (usage.node_kind, usage.num_gpus, usage.price) == ("desk", 0, 1.0)
+    assert contract.catalog.run(made.run_id).numeric_class == "image|cuda"
+
+
+def test_a_stage_with_torch_holds_a_gpu_for_each_rank() -> None:
+    report = JobReport("{}", wall_s=1800.0, cpu_s=3600.0, peak_rss_bytes=1)
+
+    usage = Prices(gpu_hour=3.0, cpu_hour=0.5).usage(report, num_gpus=8)
+
+    assert (usage.gpu_hours, usage.price) == (4.0, 12.5)
 
 
 def test_an_input_that_is_not_published_is_refused(contract: StageContract) -> None:
