@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interloom.config.language_model import LanguageModelConfig, PretrainConfig
+from interloom.language_model.patches.sizes import (
+    PatchWork,
+    forward_flops,
+    local_shape,
+    num_parameters,
+)
 
 ZERO_STAGES = (0, 1, 2, 3)
 _BYTES = {"bf16": 2, "fp32": 4}
@@ -69,44 +75,103 @@ class Budget:
 
 
 def pretraining_budget(
-    config: PretrainConfig, vocab_size: int, *, row_length: int, stored_tokens: int
+    config: PretrainConfig,
+    vocab_size: int,
+    *,
+    row_length: int,
+    stored_tokens: int,
+    speech_share: float = 0.0,
 ) -> Budget:
-    """What a pre-training with plain positions takes.
+    """What a pre-training takes.
 
     Args:
         config: Shape, steps, ranks.
         vocab_size: V, of the joint layout.
         row_length: Tokens of a row.
         stored_tokens: Of all packed rows.
+        speech_share: Part of the tokens that are speech codes; counts where they are patched.
     """
-    shape = config.model
-    parameters = shape.num_parameters(vocab_size)
-    tables = vocab_size * shape.hidden_size * (1 if shape.has_tied_embeddings else 2)
-    tokens = config.train.num_steps * config.rows_per_step * row_length
-    matrices = shape.num_layers * shape.block_parameters + vocab_size * shape.hidden_size
-    attention = 6 * shape.num_layers * shape.hidden_size * row_length
+    is_patched = config.patches.kind != "off"
+    count = _patched if is_patched else _plain
+    model = count(config, vocab_size, row_length, speech_share)
+    rows = config.train.num_steps * config.rows_per_step
     return Budget(
-        parameters=parameters,
-        embedding_parameters=tables,
-        tokens=tokens,
-        flops=float(tokens) * (6 * matrices + attention),
+        parameters=model.parameters,
+        embedding_parameters=model.embedding_parameters,
+        tokens=rows * row_length,
+        flops=rows * model.row_flops,
         memory={
-            stage: _memory(config, parameters, vocab_size, row_length, stage)
-            for stage in ZERO_STAGES
+            stage: _memory(config, model, vocab_size, row_length, stage) for stage in ZERO_STAGES
         },
-        checkpoint_bytes=(4 + _MOMENTS_BYTES) * parameters,
+        checkpoint_bytes=(4 + _MOMENTS_BYTES) * model.parameters,
         rows_bytes=stored_tokens * _STORED_BYTES,
         num_gpus=config.train.num_ranks,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A model's weights, the operations of a row, and what a token keeps for the backward pass."""
+
+    parameters: int
+    embedding_parameters: int
+    row_flops: float
+    saved_elements: float
+    output_width: int
+
+
+def _plain(
+    config: PretrainConfig, vocab_size: int, row_length: int, _speech_share: float
+) -> _Model:
+    shape = config.model
+    matrices = shape.num_layers * shape.block_parameters + vocab_size * shape.hidden_size
+    attention = 6 * shape.num_layers * shape.hidden_size * row_length
+    return _Model(
+        parameters=shape.num_parameters(vocab_size),
+        embedding_parameters=vocab_size
+        * shape.hidden_size
+        * (1 if shape.has_tied_embeddings else 2),
+        row_flops=float(row_length) * (6 * matrices + attention),
+        saved_elements=_saved_elements(config),
+        output_width=shape.hidden_size,
+    )
+
+
+def _patched(
+    config: PretrainConfig, vocab_size: int, row_length: int, speech_share: float
+) -> _Model:
+    patches, shape = config.patches, config.model
+    work = PatchWork.of_row(patches, row_length, speech_share=speech_share)
+    local = block_elements(local_shape(patches, shape))
+    layers = patches.encoder_layers + patches.decoder_layers
+    crosses = patches.decoder_layers + 1
+    entries = patches.sub_queries * work.patches / work.tokens
+    crossed = crosses * patches.local_size * (5 + 4 * entries)
+    masks = (
+        layers * work.tokens
+        + crosses * patches.sub_queries * work.patches
+        + shape.num_layers * work.patches**2 / work.tokens
+    )
+    return _Model(
+        parameters=sum(num_parameters(patches, shape, vocab_size).values()),
+        embedding_parameters=2 * vocab_size * patches.local_size,
+        row_flops=3.0 * sum(forward_flops(patches, shape, vocab_size, work).values()),
+        saved_elements=layers * local
+        + crossed
+        + masks
+        + _saved_elements(config) * work.patches / work.tokens,
+        output_width=patches.local_size,
+    )
+
+
 def _memory(
-    config: PretrainConfig, parameters: int, vocab_size: int, row_length: int, stage: int
+    config: PretrainConfig, model: _Model, vocab_size: int, row_length: int, stage: int
 ) -> Memory:
     """Bytes of one GPU under a ZeRO stage; of bf16 the masters are split from stage 1 on."""
     ranks, size = config.train.num_ranks, _BYTES[config.train.precision]
     is_bf16 = config.train.precision == "bf16"
     over = {at: ranks if stage >= at else 1 for at in (1, 2, 3)}
+    parameters = model.parameters
     weights = size * parameters / over[3] + (4 * parameters / over[1] if is_bf16 else 0)
     tokens = config.rows_per_batch * row_length
     chunk = min(tokens, config.loss_chunk_tokens)
@@ -114,13 +179,13 @@ def _memory(
         weights=weights,
         gradients=size * parameters / over[2],
         moments=_MOMENTS_BYTES * parameters / over[1],
-        activations=size * tokens * _saved_elements(config),
-        loss=4 * vocab_size * (chunk + config.model.hidden_size),
+        activations=size * tokens * model.saved_elements,
+        loss=4 * vocab_size * (chunk + model.output_width),
     )
 
 
 def _saved_elements(config: PretrainConfig) -> int:
-    """Numbers a token that are kept for the backward pass."""
+    """Numbers a position of the large model that are kept for the backward pass."""
     shape = config.model
     if config.has_activation_checkpointing:
         return shape.num_layers * shape.hidden_size + block_elements(shape)

@@ -11,10 +11,21 @@ if TYPE_CHECKING:
 
 PEAK_TFLOPS = 989.0  # bf16, dense, of an H100 or H200
 MFU = 0.45
+EXPECTED_SPEECH = 0.62  # of the tokens of interleaved rows: spec section 4
 
 
-def show_budget(recipe: "Recipe", *, peak_tflops: float, mfu: float) -> None:
-    """Parameters, operations, memory by ZeRO stage, GPU-hours and storage of ``pretrain``."""
+def show_budget(
+    recipe: "Recipe",
+    drawn: Mapping[str, float] | None = None,
+    *,
+    peak_tflops: float,
+    mfu: float,
+) -> None:
+    """Parameters, operations, memory by ZeRO stage, GPU-hours and storage of ``pretrain``.
+
+    How much of the rows is speech counts where it is patched: as drawn if the ``mix`` stage has
+    run, else as P1 expects it: 62 % of all that is not plain text.
+    """
     from interloom.language_model.budget import pretraining_budget
     from interloom.vocabulary.layout import VocabularyLayout
 
@@ -29,12 +40,26 @@ def show_budget(recipe: "Recipe", *, peak_tflops: float, mfu: float) -> None:
         vocab_size,
         row_length=recipe.mixture.row_length,
         stored_tokens=recipe.mixture.total_tokens,
+        speech_share=_speech_share(recipe, drawn),
     )
     shown = screen.table("Pre-training on paper", "", ">")
     for name, value in _facts(recipe, budget, vocab_size, peak_tflops, mfu).items():
         shown.add_row(name, value)
     screen.out().print(shown)
     _show_memory(recipe, budget)
+
+
+def _speech_share(recipe: "Recipe", drawn: Mapping[str, float] | None) -> float:
+    """Part of the tokens that are speech codes."""
+    from interloom.config.mixture import Share
+
+    if drawn is not None:
+        prefix = "mix/drawn/modality/"
+        total = sum(value for name, value in drawn.items() if name.startswith(prefix))
+        return drawn.get(f"{prefix}speech", 0.0) / max(1.0, total)
+    text = recipe.mixture.text
+    budget = text.budget if text is not None else None
+    return EXPECTED_SPEECH * (1 - (budget.share if isinstance(budget, Share) else 0.0))
 
 
 def show_asked(recipe: "Recipe", drawn: Mapping[str, float] | None) -> None:

@@ -34,6 +34,21 @@ class PatchWork:
         crossed = tokens * patches * sub_queries
         return cls(tokens, tokens, patches, tokens**2, crossed, patches**2, crossed)
 
+    @classmethod
+    def of_row(cls, config: PatchConfig, tokens: int, *, speech_share: float) -> "PatchWork":
+        """One row that is one document, so much of it speech, as if it lay evenly in the row."""
+        patches = round(tokens * (1 - speech_share * (1 - 1 / config.size)))
+        seen = _windowed(patches, config.patch_window)
+        crossed = round(config.sub_queries * seen * tokens / patches)
+        local = _windowed(tokens, config.token_window)
+        return cls(tokens, tokens, patches, local, crossed, _windowed(patches, patches), crossed)
+
+
+def _windowed(length: int, window: int) -> int:
+    """Pairs of a causal attention over the last ``window`` positions."""
+    full = min(length, window)
+    return full * (full + 1) // 2 + (length - full) * full
+
 
 def local_shape(config: PatchConfig, shape: LanguageModelConfig) -> LanguageModelConfig:
     """The blocks of the local models around a global model of this shape."""
