@@ -166,10 +166,9 @@ class DeepSpeedState:
         """Empty moments for every master of which some parameter has taken a step."""
         for held in slices:
             if held.name in steps and not self._moments(held.master):
-                self._engine.basic_optimizer.state[held.master] = {
-                    "step": torch.tensor(steps[held.name]),
-                    **{kind: torch.zeros_like(held.master.detach()) for kind in MOMENTS},
-                }
+                empty: dict[str, Tensor] = {"step": torch.tensor(steps[held.name])}
+                empty |= {kind: torch.zeros_like(held.master.detach()) for kind in MOMENTS}
+                self._engine.basic_optimizer.state[held.master] = empty
 
     def _moments(self, master: Tensor) -> Mapping[str, Tensor]:
         """AdamW's state of one master; empty before the first step."""
