@@ -199,10 +199,11 @@ def _start(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
     if recipe.pretrain.start is None:
         return {}
     version = dataset_named(catalog, recipe.pretrain.start)
-    if version.ref.kind is not ArtifactKind.LANGUAGE_MODEL:
+    kinds = (ArtifactKind.LANGUAGE_MODEL, ArtifactKind.BASE_MODEL)
+    if version.ref.kind not in kinds:
         raise ConfigError(
             f"pretrain.start: {recipe.pretrain.start} is a {version.ref.kind}, not a "
-            f"{ArtifactKind.LANGUAGE_MODEL}; interloom data list shows what there is"
+            f"{' or '.join(kinds)}; interloom data list shows what there is"
         )
     return {"start": version.ref}
 

@@ -13,6 +13,7 @@ from interloom.ports.catalog import DatasetVersion, RunStart
 from interloom.stages.leasing import held_run
 
 if TYPE_CHECKING:
+    from interloom.language_model.bases import ImportedBase
     from interloom.speech_tokenizer.importing import ImportedTokenizer
 
 
@@ -51,6 +52,20 @@ def publish_tokenizer(
     start = _start("tokenizer", options, folder)
     with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
         imported = import_tokenizer(folder, licence=options.licence, store=services.store)
+        model = services.store.manifest(imported.ref)
+        version = services.catalog.publish_dataset(options.name, model, run_id)
+    return imported, version
+
+
+def publish_base(
+    services: Services, options: TakeIn, folder: Path
+) -> tuple["ImportedBase", DatasetVersion]:
+    """Take in a text model to start from and publish it, in a run of its own."""
+    from interloom.language_model.bases import import_base
+
+    start = _start("base", options, folder)
+    with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
+        imported = import_base(folder, licence=options.licence, store=services.store)
         model = services.store.manifest(imported.ref)
         version = services.catalog.publish_dataset(options.name, model, run_id)
     return imported, version

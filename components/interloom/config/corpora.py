@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
 
 from interloom.config.base import Frozen
 
@@ -39,12 +39,17 @@ class CatalogCorpora(Frozen):
     max_dialogues: PositiveInt = 2000
 
 
+TextTokenizerRef = Annotated[str, StringConstraints(pattern=r"^text_tokenizer:[0-9a-f]{64}$")]
+
+
 class IngestConfig(Frozen):
     """What a run learns from.
 
     Attributes:
         source: The starter world, or corpora of the catalog.
         text_vocab_size: Entries of the byte-level BPE that is trained on all text.
+        text_tokenizer: Take this tokenizer, ``text_tokenizer:ID`` as ``interloom ingest base``
+            gives it, rather than train one; ``text_vocab_size`` is the number of its ids.
         heldout_share: Part of utterances, documents and dialogues that no stage trains on.
         only_licences: SPDX tags; a corpus with a row under another one is refused. None given
             allows all.
@@ -52,6 +57,7 @@ class IngestConfig(Frozen):
 
     source: Annotated[StarterWorld | CatalogCorpora, Field(discriminator="kind")] = StarterWorld()
     text_vocab_size: Annotated[int, Field(ge=257)] = 640
+    text_tokenizer: TextTokenizerRef | None = None
     heldout_share: Share = 0.08
     only_licences: tuple[str, ...] = ()
 

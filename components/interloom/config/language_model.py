@@ -112,8 +112,9 @@ class PretrainConfig(Frozen):
         loss_chunk_tokens: Positions whose logits are held at once.
         seed_offset: Added to the recipe's seed for this stage alone: another draw of weights and
             order on the same data.
-        start: A language model of the catalog, ``NAME`` or ``NAME@VERSION``, whose weights training
-            starts from, with a fresh optimizer and from the first row; None for random weights. A
+        start: What training starts from: of the catalog, ``NAME`` or ``NAME@VERSION``, a language
+            model, or a text model that ``interloom ingest base`` took in, whose tables are
+            extended; with a fresh optimizer and from the first row; None for random weights. A
             run that was stopped needs no key: it goes on from its own checkpoint.
     """
 

@@ -39,6 +39,7 @@ class ArtifactKind(StrEnum):
     TOKENIZER_MODEL = "tokenizer_model"
     DECODER_MODEL = "decoder_model"
     TEXT_TO_TOKEN_MODEL = "text_to_token_model"  # noqa: S105 - no password
+    BASE_MODEL = "base_model"  # of text, to start from
     LANGUAGE_MODEL = "language_model"
     CHAT_MODEL = "chat_model"
 

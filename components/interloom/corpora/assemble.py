@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from interloom.config.corpora import CatalogCorpora, IngestConfig, StarterWorld
-from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef, parse_ref
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora import derive
 from interloom.corpora.permission import BlockList, require_licences
@@ -25,7 +25,7 @@ from interloom.corpora.world.build import build_world
 from interloom.corpora.world.speech import utterances
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
-from interloom.text.bpe import FILE, TextTokenizer
+from interloom.text.bpe import FILE, TextTokenizer, load_text_tokenizer
 
 Made = dict[str, ArtifactRef]
 _UTTERANCES_PER_SHARD = 1024
@@ -86,7 +86,7 @@ def assemble_world(
             licences=licences,
         ),
     }
-    return with_text_tokenizer(store, made, vocab_size=config.text_vocab_size)
+    return with_text_tokenizer(store, made, config)
 
 
 def assemble_catalog(
@@ -132,7 +132,7 @@ def assemble_catalog(
         else _derived_dialogues(store, made["text"], source)
     )
     made["tasks"] = _derived_tasks(store, made, source, seed=seed)
-    return with_text_tokenizer(store, made, vocab_size=config.text_vocab_size)
+    return with_text_tokenizer(store, made, config)
 
 
 def write_speech(
@@ -148,9 +148,22 @@ def write_speech(
         return draft.commit(parents=parents, licences=tuple(licences))
 
 
-def with_text_tokenizer(store: ArtifactStore, made: Made, *, vocab_size: int) -> Made:
-    """Add the tokenizer of all text that is for training, spoken or written."""
-    tokenizer = TextTokenizer.train(_all_texts(store, made), vocab_size=vocab_size)
+def with_text_tokenizer(store: ArtifactStore, made: Made, config: IngestConfig) -> Made:
+    """Add the tokenizer of all text that is for training, or the one that the recipe names.
+
+    Raises:
+        ConfigError: The named one has another number of ids than the recipe says.
+    """
+    if config.text_tokenizer is not None:
+        named = parse_ref(config.text_tokenizer)
+        held = load_text_tokenizer(store, named).vocab_size
+        if held != config.text_vocab_size:
+            raise ConfigError(
+                f"{named} has {held} ids, ingest.text_vocab_size is {config.text_vocab_size}; "
+                f"set it to {held}"
+            )
+        return {**made, "text_tokenizer": named}
+    tokenizer = TextTokenizer.train(_all_texts(store, made), vocab_size=config.text_vocab_size)
     with store.draft(ArtifactKind.TEXT_TOKENIZER) as draft:
         with draft.shard(FILE) as shard:
             tokenizer.save(shard.path)

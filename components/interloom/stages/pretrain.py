@@ -67,8 +67,7 @@ def pretrain(
         )
     layout = VocabularyLayout.from_dict(dict(store.manifest(request.rows).facts["layout"]))
     model = _model(request, layout)
-    if request.start is not None:
-        _start_from(model, store, request.start, layout)
+    _start_from(model, store, request, layout)
     task = LanguageModelTask(
         model,
         rows,
@@ -79,10 +78,10 @@ def pretrain(
     )
     trained = train(task, config.train, engine=engine, work=work, seed=request.draw_seed)
     metrics = _metrics(request, rows, trained) + _heldout(request, store, layout, trained)
-    model = commit_once(
+    made = commit_once(
         ArtifactKind.LANGUAGE_MODEL, lambda: _store(request, store, layout, trained, metrics)
     )
-    return PretrainResult(model=model, metrics=metrics + trained.curves + trained.telemetry)
+    return PretrainResult(model=made, metrics=metrics + trained.curves + trained.telemetry)
 
 
 def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransformer":
@@ -103,15 +102,29 @@ def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransfor
 
 
 def _start_from(
-    model: "AnyTransformer", store: ArtifactStore, start: ArtifactRef, layout: "VocabularyLayout"
+    model: "AnyTransformer",
+    store: ArtifactStore,
+    request: PretrainRequest,
+    layout: "VocabularyLayout",
 ) -> None:
-    """Give a model the weights of another of the same shape and vocabulary.
+    """Give a model the weights of another of its shape: with its vocabulary, or a base of text.
 
     Raises:
         DataError: It has another one; names the difference.
     """
+    import torch
+
+    from interloom.language_model.bases import start_from_base
     from interloom.language_model.runtime import load_language_model
 
+    start = request.start
+    if start is None:
+        return
+    if start.kind is ArtifactKind.BASE_MODEL:
+        generator = torch.Generator().manual_seed(request.draw_seed)
+        shape = request.config.model
+        start_from_base(model, shape, layout, start, store=store, generator=generator)
+        return
     base = load_language_model(store, start)
     layout.require(base.layout.digest, holder=str(start))
     try:

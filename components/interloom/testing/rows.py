@@ -16,19 +16,26 @@ from interloom.vocabulary.layout import Marker, VocabularyLayout
 LAYOUT = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
 
 
-def counting_examples(num_documents: int, *, is_speech: bool) -> list[Example]:
+def counting_examples(
+    num_documents: int, *, is_speech: bool, layout: VocabularyLayout = LAYOUT
+) -> list[Example]:
     """Documents that count up by a step of their own, modulo 20 in text and 16 in speech."""
     examples = []
     for number in range(num_documents):
         length = 6 + number * 5 % 17
         values = (number + np.arange(length) * (1 + number % 3)).astype(np.int32)
-        ids = LAYOUT.wrap_audio(values % 16) if is_speech else values % 20
+        ids = layout.wrap_audio(values % 16) if is_speech else values % 20
         examples.append(Example.after(f"{number}", ids, 1, "CC0-1.0"))
     return examples
 
 
 def store_counting_rows(
-    store: ArtifactStore, folder: Path, *, num_documents: int = 60, row_length: int = 48
+    store: ArtifactStore,
+    folder: Path,
+    *,
+    num_documents: int = 60,
+    row_length: int = 48,
+    layout: VocabularyLayout = LAYOUT,
 ) -> ArtifactRef:
     """An artifact of packed rows of counting in text and in speech.
 
@@ -36,13 +43,16 @@ def store_counting_rows(
     """
     rule = CutRule(
         row_length,
-        LAYOUT.marker(Marker.AUDIO_BEGIN),
-        LAYOUT.marker(Marker.AUDIO_END),
+        layout.marker(Marker.AUDIO_BEGIN),
+        layout.marker(Marker.AUDIO_END),
         refuses_unfit=True,
     )
     sources = {
         name: spool(
-            name, counting_examples(num_documents, is_speech=name == "speech"), rule, folder
+            name,
+            counting_examples(num_documents, is_speech=name == "speech", layout=layout),
+            rule,
+            folder,
         )
         for name in ("text", "speech")
     }
@@ -52,10 +62,10 @@ def store_counting_rows(
         seed=1,
     )
     with store.draft(ArtifactKind.PACKED_ROWS) as draft:
-        write_rows(draft, sources, draws, row_length=row_length, layout=LAYOUT)
+        write_rows(draft, sources, draws, row_length=row_length, layout=layout)
         few = all_documents(dict.fromkeys(sources, 10))
-        write_rows(draft, sources, few, row_length=row_length, layout=LAYOUT, part=RowPart.HELDOUT)
+        write_rows(draft, sources, few, row_length=row_length, layout=layout, part=RowPart.HELDOUT)
         return draft.commit(
             licences=["CC0-1.0"],
-            facts={"layout": LAYOUT.to_dict(), "vocabulary": LAYOUT.digest},
+            facts={"layout": layout.to_dict(), "vocabulary": layout.digest},
         )

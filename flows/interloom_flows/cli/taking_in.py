@@ -105,6 +105,39 @@ def tokenizer(
     )
 
 
+@app.command("base")
+def base(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A Llama or Qwen 3: config.json, tokenizer.json and *.safetensors.",
+        ),
+    ],
+    name: NameOption,
+    licence: LicenceOption = "LicenseRef-unknown",
+) -> None:
+    """Take in a text model, with its tokenizer, for pre-training to start from."""
+    from interloom.adapters.dvc_export import checked_name
+    from interloom.config.corpora import TakeIn
+    from interloom_flows.publishing import publish_base
+
+    checked_name(name)
+    with opened() as services:
+        options = TakeIn(name=name, licence=licence)
+        imported, version = publish_base(services, options, folder)
+        text = services.store.manifest(imported.text_tokenizer).facts["vocab_size"]
+    lines = [
+        f"{version.name}@{version.version}: {imported.num_parameters:,} weights; use it with",
+        f"--set pretrain.start={name}",
+        f"--set ingest.text_tokenizer={imported.text_tokenizer}",
+        f"--set ingest.text_vocab_size={text}",
+        *(f"--set pretrain.model.{key}={value}" for key, value in imported.shape),
+    ]
+    for line in lines:
+        screen.out().print(line, markup=False, soft_wrap=True)
+
+
 def _take_in(
     kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, name: str, licence: str
 ) -> None:
