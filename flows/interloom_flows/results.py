@@ -16,6 +16,7 @@ LAST = "last"
 _SEARCHED = 1000
 _SUFFIXES = ("/low", "/high", "/n")
 _KEPT = (".wav", ".json")
+_SPEECH_TOKENS = ("interleave/speech_tokens", "synthesis/accepted_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,21 @@ class RunSummary:
     stages: tuple[RunRecord, ...]
     outputs: Mapping[str, ArtifactRef]
     numbers: Mapping[str, tuple[Number, ...]]
+
+
+def speech_costs(summary: RunSummary) -> Iterator[tuple[str, float, float]]:
+    """What a speech token cost that was synthesised and kept.
+
+    Yields:
+        Stage, processor milliseconds a token, and price of a million tokens; of each stage of this
+        run that synthesised anew.
+    """
+    for stage in summary.stages:
+        values = {number.name: number.value for number in summary.numbers.get(stage.job, ())}
+        kept = [values[name] for name in _SPEECH_TOKENS if values.get(name)]
+        if kept and kept[0] and not stage.is_cache_hit:
+            usage = stage.usage
+            yield stage.job, 1000 * usage.cpu_s / kept[0], 1e6 * usage.price / kept[0]
 
 
 def result_metrics(result: StageResult) -> Iterator[tuple[str, float]]:

@@ -47,6 +47,8 @@ class Tally:
         outcomes: Spans by what became of them.
         attempts: At all spans together.
         retried: Spans that were spoken, but not at once.
+        refusals: Refused attempts, by reason.
+        drawn_tokens: Codes of all attempts, kept or thrown away.
     """
 
     documents: int = 0
@@ -54,6 +56,8 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     retried: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    drawn_tokens: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -62,6 +66,8 @@ class Tally:
             self.outcomes + other.outcomes,
             self.attempts + other.attempts,
             self.retried + other.retried,
+            self.refusals + other.refusals,
+            self.drawn_tokens + other.drawn_tokens,
         )
 
 
@@ -121,6 +127,8 @@ class UnitMaker:
             outcomes=outcomes,
             attempts=sum(one.attempts for some in results for one in some),
             retried=sum(one.accepted and one.attempts > 1 for some in results for one in some),
+            refusals=Counter(why for some in results for one in some for why in one.refusals),
+            drawn_tokens=sum(one.drawn_tokens for some in results for one in some),
         )
         table = self.weaver.weave(plans, results)
         sums = shard_sums(
@@ -225,7 +233,7 @@ def read_made(path: Path) -> Made:
     """Read what ``write_made`` wrote."""
     body = json.loads(path.with_name(f"{path.name}.json").read_bytes())
     tally: dict[str, Any] = body["tally"]
-    counters = {name: Counter(tally[name]) for name in ("left_out", "outcomes")}
+    counters = {name: Counter(tally[name]) for name in ("left_out", "outcomes", "refusals")}
     with pq.ParquetFile(path.with_name(f"{path.name}.parquet")) as file:
         table = file.read()
     seen, expected = body["lengths"]

@@ -18,7 +18,13 @@ Judge = Callable[[Sequence[Codes]], list[str]]
 
 _SPANS_PER_PART = 4096
 _PART = pa.schema(
-    [("codes", pa.list_(pa.int32())), ("reason", pa.string()), ("attempts", pa.int32())]
+    [
+        ("codes", pa.list_(pa.int32())),
+        ("reason", pa.string()),
+        ("attempts", pa.int32()),
+        ("refusals", pa.list_(pa.string())),
+        ("drawn_tokens", pa.int32()),
+    ]
 )
 
 
@@ -80,6 +86,8 @@ def _keep(results: Sequence[SpanResult], path: Path) -> None:
         "codes": [one.codes for one in results],
         "reason": [one.reason for one in results],
         "attempts": [one.attempts for one in results],
+        "refusals": [one.refusals for one in results],
+        "drawn_tokens": [one.drawn_tokens for one in results],
     }
     temporary = path.with_name(f"{path.name}.partial")
     pq.write_table(pa.table(columns, schema=_PART), temporary)
@@ -90,9 +98,18 @@ def _kept(requests: Sequence[SpanRequest], path: Path) -> Iterator[SpanResult]:
     """Read results back."""
     with pq.ParquetFile(path) as file:
         table = file.read()
-    columns = (table["codes"], table["reason"].to_pylist(), table["attempts"].to_pylist())
-    for request, codes, reason, attempts in zip(requests, *columns, strict=True):
-        yield SpanResult(request.span_id, codes.values.to_numpy(), reason, attempts)
+    others = (table[name].to_pylist() for name in _PART.names[1:])
+    for request, codes, reason, attempts, refusals, drawn in zip(
+        requests, table["codes"], *others, strict=True
+    ):
+        yield SpanResult(
+            request.span_id,
+            codes.values.to_numpy(),
+            reason,
+            attempts,
+            refusals=tuple(refusals),
+            drawn_tokens=drawn,
+        )
 
 
 class Recorded:

@@ -173,6 +173,7 @@ def _metrics(written: "Written", corpus: "Corpus") -> tuple[Metric, ...]:
         "spans_retried": tally.retried,
         "spans_fallen_back": spans - spoken,
         "attempts": tally.attempts,
+        "drawn_tokens": tally.drawn_tokens,
     }
     reasons = {
         f"refused/{reason.replace(' ', '_')}": count
@@ -182,6 +183,10 @@ def _metrics(written: "Written", corpus: "Corpus") -> tuple[Metric, ...]:
     reasons |= {
         f"left_out/{reason.replace(' ', '_')}": count
         for reason, count in sorted((tally.left_out + corpus.not_taken).items())
+    }
+    reasons |= {
+        f"refused_attempts/{reason.replace(' ', '_')}": count
+        for reason, count in sorted(tally.refusals.items())
     }
     return tuple(
         Metric(f"interleave/{name}", float(value)) for name, value in (values | reasons).items()

@@ -44,6 +44,7 @@ class _Try:
         ids: Of its text.
         number: Of the attempt.
         refusals: Of the attempts before.
+        drawn: Codes of the attempts before.
     """
 
     place: int
@@ -51,6 +52,7 @@ class _Try:
     ids: tuple[int, ...]
     number: int
     refusals: tuple[str, ...] = ()
+    drawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class TextToToken:
                 results[one.place] = settled
             elif verdict.refusal is not None:
                 refusals = (*one.refusals, verdict.refusal.value)
-                again.append(replace(one, number=one.number + 1, refusals=refusals))
+                drawn = one.drawn + len(codes.codes)
+                again.append(replace(one, number=one.number + 1, refusals=refusals, drawn=drawn))
         self.ledger += Ledger(
             attempts=len(tries),
             retries=sum(bool(one.refusals) for one in tries),
@@ -155,16 +158,17 @@ class TextToToken:
     def _settle(self, one: _Try, decoded: Decoded, verdict: _Verdict) -> SpanResult | None:
         """The span's result, or None if it is to be tried again."""
         made, refusal = len(one.refusals) + 1, verdict.refusal
-        if refusal is None:
-            return SpanResult(
-                one.span.span_id, decoded.codes, "", made, one.refusals, verdict.error_rate
-            )
-        if made >= self.config.max_attempts:
-            refusals = (*one.refusals, refusal.value)
-            return SpanResult(
-                one.span.span_id, _NOTHING, refusal.value, made, refusals, verdict.error_rate
-            )
-        return None
+        if refusal is not None and made < self.config.max_attempts:
+            return None
+        return SpanResult(
+            one.span.span_id,
+            decoded.codes if refusal is None else _NOTHING,
+            reason=refusal.value if refusal else "",
+            attempts=made,
+            refusals=(*one.refusals, refusal.value) if refusal else one.refusals,
+            error_rate=verdict.error_rate,
+            drawn_tokens=one.drawn + len(decoded.codes),
+        )
 
     def _job(self, one: _Try) -> Job:
         """Voice and random numbers come from the span's own stream."""

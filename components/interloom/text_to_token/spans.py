@@ -34,6 +34,7 @@ class SpanResult:
         attempts: How many were made.
         refusals: Why each refused attempt was, in order.
         error_rate: Word error rate of the last attempt as it was read back; None if it was not.
+        drawn_tokens: Codes of all attempts, kept or thrown away.
     """
 
     span_id: str
@@ -42,6 +43,7 @@ class SpanResult:
     attempts: int
     refusals: tuple[str, ...] = ()
     error_rate: float | None = None
+    drawn_tokens: int = 0
 
     @property
     def accepted(self) -> bool:

@@ -105,6 +105,7 @@ def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
         cost = f"{stage.usage.price:.2f} {currency}" if stage.usage.price else ""
         shown.add_row(stage.job, state, took, memory, gpu_hours, cost)
     screen.out().print(shown)
+    _show_speech_costs(summary, currency)
     for failed in (*summary.stages, run):
         if failed.error:
             screen.out().print(f"{failed.job}: {failed.error}", markup=False, soft_wrap=True)
@@ -116,6 +117,16 @@ def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
         numbers.add_row(name, _number(value))
     if numbers.rows:
         screen.out().print(numbers)
+
+
+def _show_speech_costs(summary: "RunSummary", currency: str) -> None:
+    """What each stage that synthesises paid for a speech token that was kept."""
+    from interloom_flows.results import speech_costs
+
+    for job, cpu_ms, price in speech_costs(summary):
+        line = f"{job}: {cpu_ms:.3g} ms of processor a speech token that was kept"
+        line += f", {price:.2f} {currency} a million" if price else ""
+        screen.out().print(line, markup=False)
 
 
 def _values(summary: "RunSummary") -> dict[str, float]:
