@@ -16,11 +16,12 @@ from interloom.config.interleaving import (
     InterleavingConfig,
     PoissonSpans,
     QualityLimits,
+    TextThenSpeech,
 )
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import CrashError, DataError, MissingError, TransientError
+from interloom.core.errors import ConfigError, CrashError, DataError, TransientError
 from interloom.corpora.interleaved import rebuild
 from interloom.corpora.tables import (
     DOCUMENTS,
@@ -486,7 +487,7 @@ def test_rows_that_were_left_out_singly_come_back_when_the_check_is_mended(
     with monkeypatch.context() as patched:
         patched.setattr(alignment, "_ALIKE_CODES", 1)
         patched.setattr(alignment, "_ALIKE_WORDS", 1)
-        patched.setattr(alignment, "normalise", lambda text: text + str(id(text)))
+        patched.setattr(alignment, "normalise", lambda text: f"{id(text)} {text}")
         wrong = run(
             toy_speech.ToySpeaker(), tmp_path / "b", limited(max_broken=1.0, max_quarantined=1.0)
         )
@@ -516,6 +517,61 @@ def test_a_share_of_the_documents_is_taken_by_their_ids(tmp_path: Path) -> None:
     assert [row for row in whole.rows if row in half.rows] == half.rows
     assert few.written.tally.documents == 7
     assert few.rows == whole.rows[: len(few.rows)]
+
+
+def recorded_request(**changes: Any) -> InterleaveRequest:
+    """Spans cut out of the toy language's recordings."""
+    made = world()
+    config = changed(speech="recorded", policy=TextThenSpeech(min_text_words=2, max_text_words=6))
+    fields = {"text_to_token": ArtifactRef(ArtifactKind.TEXT_TO_TOKEN_MODEL, "d" * 64)}
+    fields |= {"text": made.text, "tokens": made.tokens, "tokenizer": made.tokenizer}
+    fields |= {"text_tokenizer": made.text_tokenizer}
+    return InterleaveRequest.model_validate(fields | {"config": config} | changes)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_recordings_are_interleaved_at_the_times_of_their_words(
+    tmp_path: Path, num_workers: int
+) -> None:
+    store = world().store
+    work = Workspace(tmp_path, num_workers=num_workers)
+
+    result = interleave(recorded_request(), store=store, work=work, gate=PlainGate())
+
+    rows = list(read_table(store, result.interleaved, "interleaved"))
+    tokenizer = load_text_tokenizer(store, world().text_tokenizer)
+    assert all(check.success for check in result.checks)
+    assert rows
+    assert result.metric("interleave/left_out/too_short") + len(rows) == 120
+    for row in rows:
+        assert rebuild(row, tokenizer) == row["text"]
+        assert row["made_by"] == f"speech_tokens:{world().tokens.id}"
+        for span in row["spans"]:
+            said = row["text"].split()[span["word_start"] : span["word_stop"]]
+            ids = row["ids"][span["id_start"] + 1 : span["id_stop"] - 1]
+            assert [one - LAYOUT.speech_offset for one in ids] == toy_speech.speak(" ".join(said))
+
+
+def test_recorded_speech_without_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'recorded', but the request names no speech tokens"):
+        interleave(
+            recorded_request(tokens=None),
+            store=world().store,
+            work=workspace(tmp_path),
+            gate=PlainGate(),
+        )
+
+
+def test_recordings_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    other = ArtifactRef(ArtifactKind.TOKENIZER_MODEL, "c" * 64)
+
+    with pytest.raises(DataError, match="holds codes of speech tokenizer"):
+        interleave(
+            recorded_request(tokenizer=other),
+            store=world().store,
+            work=workspace(tmp_path),
+            gate=PlainGate(),
+        )
 
 
 def test_a_model_of_another_tokenizer_is_refused(tmp_path: Path) -> None:

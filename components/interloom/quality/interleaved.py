@@ -5,7 +5,7 @@ columns. R = rows, A = spans, N = those that are spoken, I = ids in all rows.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -295,6 +295,12 @@ def _copied(rows: FlatRows, said: list[str]) -> Marks:
             alike.setdefault(rows.ids[first:last].tobytes(), []).append(at)
     copied = np.zeros(len(start), bool)
     for places in alike.values():
-        if len(places) > 1 and len({normalise(said[at]) for at in places}) > 1:
+        if len(places) > 1 and _are_others([normalise(said[at]).split() for at in places]):
             copied[places] = True
     return copied
+
+
+def _are_others(texts: Sequence[Sequence[str]]) -> bool:
+    """Whether texts are different; a last word that was swallowed does not make another text."""
+    head = 3 * min(map(len, texts)) // 4
+    return len({tuple(text[:head]) for text in texts}) > 1
