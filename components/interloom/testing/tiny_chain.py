@@ -175,7 +175,9 @@ def _tokenizer(
         quantizer=QuantizerConfig(codebook_size=NUM_CODES),
         decoder_layers=1,
     )
-    weights = TokenizerModel(config, text.vocab_size).state_dict()
+    model = TokenizerModel(config, text.vocab_size)
+    model.encoder.codebook.is_ready.fill_(value=True)  # random codes are codes
+    weights = model.state_dict()
     files = ModelFiles(config, weights, text.vocab_size, speech, text_ref, seed=0)
     return save_tokenizer(files, (), store=store)
 
