@@ -21,7 +21,7 @@ from interloom.config.interleaving import (
 from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import ConfigError, CrashError, DataError, TransientError
+from interloom.core.errors import ConfigError, CrashError, DataError, MissingError, TransientError
 from interloom.corpora.interleaved import rebuild
 from interloom.corpora.tables import (
     DOCUMENTS,
