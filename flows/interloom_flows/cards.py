@@ -43,7 +43,8 @@ def _heading(held: ArtifactLineage) -> Iterator[str]:
     yield f"- what: {subject.artifact.kind.value.replace('_', ' ')}"
     yield f"- id: `{subject.artifact.id}` (sha256 of its manifest)"
     yield f"- named: {', '.join(subject.names) or 'it has no name'}"
-    yield f"- made: {subject.run.ended_at or subject.run.started_at} UTC"
+    at = (subject.run.ended_at or subject.run.started_at)[:16].replace("T", " ")
+    yield f"- made: {at} UTC"
     yield f"- by: stage `{subject.run.job}` of recipe `{subject.run.recipe}`"
     yield f"- run: `{subject.run.run_id}`, code `{subject.run.code_digest[:12] or 'none'}`"
 

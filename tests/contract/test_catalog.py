@@ -144,6 +144,20 @@ def test_a_publication_shows_in_every_query(catalog: SqlCatalog) -> None:
     assert {held.name for held in catalog.datasets()} == {"own/text", "tiny/mix.rows"}
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../b", "a//b", "", ".", "x" * 300, "a\nb"])
+def test_a_name_that_cannot_be_used_is_refused_before_any_work(
+    catalog: SqlCatalog, name: str
+) -> None:
+    with pytest.raises(ConfigError, match="cannot be used: a name has at most 200"):
+        catalog.start_run(RunStart(new_run_id(), "ingest_text", name))
+    run_id = new_run_id()
+    catalog.start_run(RunStart(run_id, "ingest_text", "mine"))
+    with pytest.raises(ConfigError, match="cannot be used"):
+        catalog.publish_dataset(name, manifest_of("x"), run_id)
+
+    assert catalog.datasets() == []
+
+
 def test_versions_count_new_content_only(catalog: SqlCatalog) -> None:
     first, second = manifest_of("first"), manifest_of("second")
 

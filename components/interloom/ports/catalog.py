@@ -364,7 +364,11 @@ class Catalog(Governance, Outbox, Protocol):
         ...
 
     def start_run(self, start: RunStart) -> None:
-        """Record that a run begins."""
+        """Record that a run begins.
+
+        Raises:
+            ConfigError: The recipe's or data set's name cannot be used.
+        """
         ...
 
     def publish(self, lease: Lease, publication: Publication) -> None:

@@ -19,7 +19,7 @@ from interloom.adapters.catalog.database import (
 )
 from interloom.adapters.catalog.datasets import dataset_version, is_named, versions
 from interloom.adapters.catalog.leases import hold
-from interloom.adapters.catalog.runs import end_run_in, insert_checks, insert_run
+from interloom.adapters.catalog.runs import end_run_in, insert_checks, insert_run, require_name
 from interloom.core.artifacts import ArtifactRef, Manifest
 from interloom.ports.catalog import (
     DatasetVersion,
@@ -98,6 +98,7 @@ class Publishing(Room):
 
     def publish_dataset(self, name: str, manifest: Manifest, run_id: str) -> DatasetVersion:
         """Publish an artifact under a name; the same content keeps its version."""
+        require_name(name)
         now = now_text()
         with self._database.transaction() as connection:
             _insert_artifact(connection, manifest, run_id, now)

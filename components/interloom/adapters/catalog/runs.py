@@ -16,10 +16,11 @@ from interloom.adapters.catalog.database import (
     iso,
     now_text,
 )
-from interloom.core.errors import MissingError
+from interloom.core.errors import ConfigError, MissingError
 from interloom.ports.catalog import RunRecord, RunStart, RunState, Usage
 from interloom.ports.gate import CheckResult
 
+_LONGEST_NAME = 200
 _ID_FORM = "00000000-0000-0000-0000-000000000000"
 _EVENTS = {
     RunState.RUNNING: "START",
@@ -34,6 +35,7 @@ class Runs(Room):
 
     def start_run(self, start: RunStart) -> None:
         """Record that a run begins; runs of the same key that died before it are closed."""
+        require_name(start.recipe)
         with self._database.transaction() as connection:
             if start.stage_key is not None:
                 _close_dead_runs(connection, start.stage_key)
@@ -109,6 +111,21 @@ class Runs(Room):
 def _padded(prefix: str, digit: str) -> str:
     """The first or last id with a prefix; as long as any id, so that every collation agrees."""
     return prefix + _ID_FORM[len(prefix) :].replace("0", digit)
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that no folder, file or column could have, before any work is done for it.
+
+    Raises:
+        ConfigError: It is too long, or a part of it is empty or leads elsewhere.
+    """
+    is_odd = any(part in {"", ".", ".."} for part in name.split("/")) or not name.isprintable()
+    if is_odd or len(name) > _LONGEST_NAME:
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}... of {len(name)} letters"
+        raise ConfigError(
+            f"the name {shown!r} cannot be used: a name has at most {_LONGEST_NAME} printable "
+            "letters, and no part of it between slashes is empty, '.' or '..'"
+        )
 
 
 def insert_run(
