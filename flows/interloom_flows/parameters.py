@@ -4,7 +4,7 @@ from interloom.config.base import Frozen
 from interloom.config.overrides import nearest
 from interloom.config.recipe import Recipe
 from interloom.core.errors import ConfigError
-from interloom_flows.pipeline import Step, pretraining_steps
+from interloom_flows.pipeline import ASIDE, Step, pretraining_steps
 from interloom_flows.recipes import load_recipe
 
 
@@ -31,7 +31,7 @@ class PipelineParameters(Frozen):
             MissingError: There is no such recipe.
         """
         recipe = load_recipe(self.recipe, self.overrides)
-        stages = [step.stage for step in pretraining_steps(recipe)]
+        stages = [step.stage for step in (*pretraining_steps(recipe), *ASIDE)]
         for name in (*self.fresh, *([self.only] if self.only is not None else [])):
             if name not in stages:
                 raise ConfigError(f"there is no stage {name!r}{nearest(name, stages)}")

@@ -17,6 +17,7 @@ from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactRef
 from interloom.stages.build_dialogues import BuildDialoguesRequest
 from interloom.stages.evaluate import EvaluateRequest
+from interloom.stages.evaluate_tokenizer import EvaluateTokenizerRequest
 from interloom.stages.ingest import IngestRequest
 from interloom.stages.interleave import InterleaveRequest
 from interloom.stages.mix import MixRequest
@@ -91,12 +92,24 @@ class Step:
         return self.request_type.model_validate(values | {"seed": recipe.seed})
 
 
+ASIDE = (
+    Step(
+        "evaluate_tokenizer",
+        EvaluateTokenizerRequest,
+        "evaluate",
+        "measure the speech tokenizer on held-out speech",
+        ("ingest", "train_tokenizer"),
+    ),
+)
+"""Stages that run only when they are asked for."""
+
+
 def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ...]:
     """From recordings and text to an evaluated chatbot, in topological order.
 
     Args:
         recipe: A mixture without interleaved data has no ``interleave`` step.
-        only: Stop at this stage: only it and what it needs.
+        only: Stop at this stage: only it and what it needs. It may be one of ``ASIDE``.
 
     Raises:
         KeyError: There is no stage ``only``.
@@ -104,6 +117,7 @@ def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ..
     steps = {step.stage: step for step in (*_data_steps(recipe), *_model_steps())}
     if only is None:
         return tuple(steps.values())
+    steps |= {step.stage: step for step in ASIDE}
     needed, open_names = set[str](), [only]
     while open_names:
         name = open_names.pop()

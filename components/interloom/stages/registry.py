@@ -26,6 +26,7 @@ STAGES: Mapping[str, str] = MappingProxyType(
             "build_dialogues",
             "sft",
             "evaluate",
+            "evaluate_tokenizer",
         )
     }
 )

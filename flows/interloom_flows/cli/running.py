@@ -94,13 +94,27 @@ def plan(
     if "mix" in stages:
         estimating.show_asked(loaded, drawn)
     if "pretrain" in stages:
-        estimating.show_budget(loaded, peak_tflops=gpu_tflops, mfu=mfu)
+        estimating.show_budget(loaded, drawn, peak_tflops=gpu_tflops, mfu=mfu)
 
 
-def evaluate(recipe: RecipeArgument = "starter", set_: SetOption = None) -> None:
+def evaluate(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="[tokenizer|RECIPE]",
+            help="A recipe; or 'tokenizer', for it alone and in depth.",
+        ),
+    ] = "starter",
+    of: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="After 'tokenizer': whose tokenizer.")
+    ] = "starter",
+    set_: SetOption = None,
+) -> None:
     """Bring a recipe's evaluation up to date and show all of its numbers."""
+    is_tokenizer = recipe == "tokenizer"
+    only = "evaluate_tokenizer" if is_tokenizer else "evaluate"
     with opened() as services:
-        summary = _run(services, _parameters(recipe, set_, "evaluate"))
+        summary = _run(services, _parameters(of if is_tokenizer else recipe, set_, only))
         _show_results(summary)
         _show_sounds(services, summary)
 
@@ -187,8 +201,9 @@ def _show_results(summary: "RunSummary") -> None:
     shown = screen.table(
         f"Run {summary.run.run_id[:13]} of {summary.run.recipe}", "result", ">value", ">interval"
     )
+    judged = summary.numbers.keys() & {"evaluate", "evaluate_tokenizer"}
     for stage, numbers in summary.numbers.items():
-        for number in numbers if stage == "evaluate" or "evaluate" not in summary.numbers else ():
+        for number in numbers if stage in judged or not judged else ():
             has_interval = number.low is not None and number.high is not None
             interval = f"{number.low:.3f} .. {number.high:.3f}" if has_interval else ""
             value = "no items" if number.value is None else f"{number.value:.4g}"
