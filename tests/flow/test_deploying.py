@@ -1,10 +1,16 @@
 """``interloom deploy`` against a Prefect server of its own."""
 
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from interloom.config.environment import environment
 from interloom.core.errors import ConfigError, MissingError
 from interloom_flows.deployments import DeploymentFile, load_deployments
 from interloom_flows.prefect_home import prefect_api
@@ -34,7 +40,9 @@ def changes(file: DeploymentFile, *, applies: bool) -> list[str]:
 @pytest.mark.usefixtures("server")
 def test_deploying_shows_what_differs_and_does_it_once() -> None:
     shown = changes(wanted(), applies=False)
-    assert len(shown) == 11
+    around = wanted().around
+    pieces = (wanted().deployments, around.queues, around.pools)
+    assert len(shown) == sum(map(len, pieces)) + 2  # and the work pool, and the automation
     assert all(line.endswith(": new") for line in shown)
 
     assert changes(wanted(), applies=True) == shown
@@ -42,7 +50,7 @@ def test_deploying_shows_what_differs_and_does_it_once() -> None:
 
     pretraining, *others = wanted().deployments
     changed = pretraining.model_copy(update={"concurrency_limit": 3, "parameters": {"a": 1}})
-    around = wanted().around.model_copy(update={"pools": {"gpu-train": 5}, "silent_after_s": 99})
+    around = around.model_copy(update={"pools": {"gpu-train": 5}, "silent_after_s": 99})
     other = wanted().model_copy(
         update={
             "deployments": (changed, *others),
@@ -59,6 +67,77 @@ def test_deploying_shows_what_differs_and_does_it_once() -> None:
         "automation interloom: silent runs have crashed: silent for: 180.0 -> 99.0",
     ]
     assert changes(other, applies=False) == []
+
+
+SILENT_FLOW = """
+import time
+from prefect import flow
+
+@flow
+def silent():
+    time.sleep(600)
+
+silent()
+"""
+
+
+@contextmanager
+def running(command: list[str], env: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process, killed on leaving."""
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, stdout=null, stderr=null) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.nightly
+def test_a_run_that_was_killed_without_a_word_is_told_to_have_crashed(tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}/api"
+    env = {
+        **environment(),
+        "PREFECT_HOME": str(tmp_path),
+        "PREFECT_API_URL": url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+    server = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--port", port]
+    around = wanted().around.model_copy(update={"silent_after_s": 45})
+    definitions = wanted().definitions.model_copy(update={"interloom": around})
+    file = wanted().model_copy(update={"definitions": definitions})
+    with running(server, env), temporary_settings({PREFECT_API_URL: url}):
+        wait_for(lambda: answers(f"{url}/health"), 240)
+        changes(file, applies=True)
+        with get_client(sync_client=True) as client:
+
+            def states() -> list[str]:
+                return [str(run.state.name) for run in client.read_flow_runs() if run.state]
+
+            with running([sys.executable, "-c", SILENT_FLOW], env):
+                wait_for(lambda: "Running" in states(), 120)
+                time.sleep(10)  # for the first sign of life to arrive
+            wait_for(lambda: states() == ["Crashed"], 180)
+
+
+def answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not so within {limit_s} s"
+        time.sleep(1)
 
 
 def test_every_deployment_names_a_flow_and_a_queue_that_exist() -> None:
