@@ -102,3 +102,17 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit_fault(tmp_path:
         PretrainResult.model_validate_json(report.result_json) for report in (whole, resumed)
     )
     assert first.model == second.model
+
+
+def test_a_rank_that_is_killed_before_anybody_can_tell_is_named_kill(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(60)\n"
+    )
+    launcher = LocalLauncher(store_root=tmp_path, device="cpu", program=(str(script),))
+    job = StageJob("pretrain", "{}", tmp_path / "work", num_ranks=2, threads_per_rank=1)
+
+    with pytest.raises(TransientError, match="rank 1 was ended by SIGKILL, and with it the others"):
+        launcher.run(job, progress=NoProgress())

@@ -1,6 +1,7 @@
 """What a stage's process leaves in its workspace, as every launcher reads it."""
 
 import json
+import re
 import signal
 from collections import deque
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ from interloom.ports.launcher import LOG_FILE, StageJob
 from interloom.ports.progress import Progress
 
 _LOG_LINES = 12
+_REPORT_LINES = 40  # of torchrun, on how its ranks ended
+_KILLED_RANK = re.compile(
+    r"Root Cause(?s:.*?)rank\s*:\s*(?P<rank>\d+).*\n.*exitcode\s*:\s*-(?P<signal>\d+)"
+)
 _ERRORS: Mapping[str, type[InterloomError]] = {
     cls.__name__: cls
     for cls in (ConfigError, DataError, MissingError, PreemptedError, TransientError, CrashError)
@@ -80,14 +85,19 @@ def stage_error(exit_code: int, job: StageJob) -> InterloomError:
         name = signal.Signals(-exit_code).name
         hint = "; was the machine out of memory?" if exit_code == -signal.SIGKILL else ""
         return TransientError(f"stage {job.stage!r} was ended by {name}{hint}{where}")
+    if job.num_ranks > 1 and (found := _KILLED_RANK.search(tail(log, _REPORT_LINES))) is not None:
+        name = signal.Signals(int(found["signal"])).name
+        return TransientError(
+            f"stage {job.stage!r}: rank {found['rank']} was ended by {name}, and with it the others"
+        )
     if exit_code in {75, 143}:
         return TransientError(f"stage {job.stage!r} was told to end{where}")
     return CrashError(f"stage {job.stage!r} ended with exit code {exit_code}{where}")
 
 
-def tail(log: Path) -> str:
+def tail(log: Path, num_lines: int = _LOG_LINES) -> str:
     """The last lines of a log, indented."""
     if not log.is_file():
         return "    (empty)"
     with log.open(errors="replace") as file:
-        return "".join(f"    {line}" for line in deque(file, _LOG_LINES)).rstrip()
+        return "".join(f"    {line}" for line in deque(file, num_lines)).rstrip()
