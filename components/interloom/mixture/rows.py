@@ -33,6 +33,7 @@ INDEX = "index.json"
 ORIGIN = np.dtype([("document", "<i8"), ("start", "<i4"), ("source", "<i2"), ("licence", "<i2")])
 """Of a piece: number of its document in the source, first token in it, source, licence."""
 
+DOCUMENTS_PER_GROUP = 8192  # of the table of documents
 _OPEN_SHARDS = 32  # at once, each with so many bytes of mapped pages
 _SHARD_BYTES = 4 << 20
 
@@ -262,6 +263,7 @@ class StoredRows:
         self._shards = shards
         self._documents = documents
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+        self._ids = lru_cache(maxsize=_OPEN_SHARDS)(self._read_ids)
         self._starts = np.cumsum([0, *index.shard_rows]).tolist()
         for number in range(len(shards)):
             self._open(number)
@@ -298,16 +300,15 @@ class StoredRows:
         )
 
     def _document_id(self, source: str, piece: Any) -> str:
+        group, place = divmod(int(piece["document"]), DOCUMENTS_PER_GROUP)
+        return str(self._ids(source, group)[place])
+
+    def _read_ids(self, source: str, group: int) -> Any:
+        """Ids of the documents of one row group of a source's table."""
         import pyarrow.parquet as pq
 
-        number = int(piece["document"])
         with pq.ParquetFile(self._documents[source]) as file:
-            for group in range(file.num_row_groups):
-                held = file.metadata.row_group(group).num_rows
-                if number < held:
-                    return str(file.read_row_group(group, columns=["id"])["id"][number])
-                number -= held
-        raise DataError(f"source {source!r} has no document {piece['document']}")
+            return file.read_row_group(group, columns=["id"])["id"]
 
     def _find(self, row: int) -> "tuple[_ShardFiles, int]":
         if not 0 <= row < self.num_rows:

@@ -19,9 +19,9 @@ from interloom.core.errors import DataError
 from interloom.core.spans import Span
 from interloom.mixture.cutting import cut
 from interloom.mixture.examples import Example, Ids, Mask
+from interloom.mixture.rows import DOCUMENTS_PER_GROUP
 
 DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens", pa.int32())])
-_ROWS = 8192  # of a row group
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,9 @@ def _write_documents(path: Path, examples: Iterable[Example]) -> None:
     """The table of all documents, a row group at a time."""
     iterator = iter(examples)
     with pq.ParquetWriter(path, DOCUMENTS, compression="zstd") as file:
-        while held := [(one.id, one.licence, len(one.ids_T)) for one in islice(iterator, _ROWS)]:
+        while held := [
+            (one.id, one.licence, len(one.ids_T)) for one in islice(iterator, DOCUMENTS_PER_GROUP)
+        ]:
             columns = [pa.array(column) for column in zip(*held, strict=True)]
             file.write_table(pa.Table.from_arrays(columns, schema=DOCUMENTS))
 

@@ -134,6 +134,35 @@ def tag(
     _say(f"{version.name}@{alias} {verb} version {version.version}")
 
 
+@app.command("rows")
+def rows(
+    name: NameArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    form: Annotated[
+        str, typer.Option("--as", help="megatron (.bin and .idx), webdataset or parquet.")
+    ] = "parquet",
+) -> None:
+    """Write packed rows for other programs: Megatron files, WebDataset shards or Parquet."""
+    from interloom.config.overrides import nearest
+    from interloom.core.artifacts import ArtifactKind
+    from interloom.core.errors import ConfigError
+    from interloom.mixture.exporting import RowFormat, export_rows
+    from interloom_flows.planning import dataset_named
+
+    forms = [one.value for one in RowFormat]
+    if form not in forms:
+        raise ConfigError(
+            f"rows are written as {', '.join(forms)}, not {form!r}{nearest(form, forms)}"
+        )
+    with opened() as services:
+        version = dataset_named(services.catalog, name)
+        if version.ref.kind is not ArtifactKind.PACKED_ROWS:
+            raise ConfigError(f"{name} is a {version.ref.kind}, not {ArtifactKind.PACKED_ROWS}")
+        paths = export_rows(services.store, version.ref, to, RowFormat(form))
+    for path in paths:
+        _say(str(path))
+
+
 @app.command("export")
 def export(
     name: NameArgument,
