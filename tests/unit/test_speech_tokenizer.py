@@ -171,6 +171,8 @@ def test_training_gives_a_tokenizer_with_its_measures(trained: TrainTokenizerRes
         "train/decoder_loss",
         "train/commitment",
         "train/codebook_perplexity",
+        "train/codebook_dead",
+        "train/codebook_restarts",
     }
 
 

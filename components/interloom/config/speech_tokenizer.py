@@ -1,5 +1,7 @@
 """The speech tokenizer: a Whisper-shaped encoder with a vector quantiser inside (P1)."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,6 +16,7 @@ from pydantic import (
 
 from interloom.config.base import Frozen
 from interloom.config.training import TrainConfig
+from interloom.core.errors import ConfigError
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES_PER_MEL_FRAME = 160
@@ -212,4 +215,70 @@ class TokenizerConfig(Frozen):
         weight_decay=0.01,
         checkpoint_every_steps=200,
         log_every_steps=20,
+    )
+
+
+_SIZES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
+    {  # width, heads, layers of encoder and decoder, mel bins
+        "tiny": (384, 6, 4, 80),
+        "base": (512, 8, 6, 80),
+        "small": (768, 12, 12, 80),
+        "medium": (1024, 16, 24, 80),
+        "large-v2": (1280, 20, 32, 80),
+        "large-v3": (1280, 20, 32, 128),
+    }
+)
+_RATES: Mapping[str, tuple[Literal[1, 2, 4, 8], int]] = MappingProxyType(
+    {"50": (1, 4096), "25": (2, 4096), "12.5": (4, 16_384), "6.25": (8, 65_536)}
+)  # Hz: pool and codebook (P1, section 2.1)
+
+SIZES, RATES_HZ = tuple(_SIZES), tuple(_RATES)
+
+
+def p1_tokenizer(size: str, rate_hz: str) -> TokenizerConfig:
+    """P1's tokenizer: a Whisper of some size, quantised half way up, causal in blocks of 4 s.
+
+    Args:
+        size: One of ``SIZES``, as Whisper's are named.
+        rate_hz: One of ``RATES_HZ``, codes a second.
+
+    Raises:
+        ConfigError: There is no such size, or the stem cannot give that rate.
+    """
+    if size not in _SIZES:
+        raise ConfigError(f"the sizes of Whisper are {', '.join(SIZES)}, got {size!r}")
+    if rate_hz not in _RATES:
+        raise ConfigError(
+            f"the stem gives 50 Hz, pooled to {', '.join(RATES_HZ)} Hz; got {rate_hz!r}"
+        )
+    width, heads, layers, bins = _SIZES[size]
+    kernel, codes = _RATES[rate_hz]
+    return TokenizerConfig(
+        encoder=EncoderConfig(
+            num_mel_bins=128 if bins == 128 else 80,
+            d_model=width,
+            num_heads=heads,
+            ffn_dim=4 * width,
+            num_layers=layers,
+            pool_kernel=kernel,
+            pool_after_layer=layers // 2,
+            quantize_after_layer=layers // 2,
+            block_frames=200,
+            window_frames=None,
+            shifts_positions=False,
+            relative_reach=None,
+        ),
+        quantizer=QuantizerConfig(codebook_size=codes, commitment=10.0, start_step=0),
+        decoder_layers=layers,
+        dropout=0.0,
+        training=TrainConfig(
+            num_steps=20_000,
+            learning_rate=1e-5,
+            warmup_steps=500,
+            beta2=0.98,
+            weight_decay=0.01,
+            precision="bf16",
+            gradient_accumulation=8,
+            checkpoint_every_steps=500,
+        ),
     )

@@ -10,6 +10,7 @@ from interloom.speech_tokenizer.batches import Batch, BatchPlan, augment, collat
 from interloom.speech_tokenizer.encoder import valid_positions
 from interloom.speech_tokenizer.features import Features
 from interloom.speech_tokenizer.model import Losses, TokenizerModel
+from interloom.speech_tokenizer.quantizer import unseen_count
 from interloom.training.loop import Loss
 
 
@@ -122,7 +123,8 @@ class TokenizerTask:
             "aligned_loss/weight": 1.0,
         }
         if losses.codes.numel():
-            used = self._model.encoder.codebook.ema_count
+            codebook = self._model.encoder.codebook
+            used = codebook.ema_count
             share = used / used.sum()
             entropy = -(share * share.clamp(min=1e-12).log()).sum()
             sums |= {
@@ -130,6 +132,10 @@ class TokenizerTask:
                 "commitment/weight": 1.0,
                 "codebook_perplexity": entropy.exp(),
                 "codebook_perplexity/weight": 1.0,
+                "codebook_dead": (used <= unseen_count(codebook.config)).float().mean(),
+                "codebook_dead/weight": 1.0,
+                "codebook_restarts": float(codebook.num_restarts),
+                "codebook_restarts/weight": 1.0,
             }
         return sums
 

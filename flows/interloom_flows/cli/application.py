@@ -16,6 +16,7 @@ from interloom_flows.cli import (
     deploying,
     governing,
     machine,
+    presets,
     records,
     respeaking,
     running,
@@ -54,6 +55,7 @@ app.command("readmit")(weaving.readmit)
 app.command("respeak")(respeaking.respeak)
 app.command("verify-resume")(training.verify_resume)
 app.command("sweep")(training.sweep)
+app.command("preset")(presets.preset)
 app.command("curves")(training.curves)
 app.command("dashboard")(machine.dashboard)
 app.command("doctor")(machine.doctor)
