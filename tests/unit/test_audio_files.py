@@ -15,6 +15,7 @@ from interloom.audio.files import (
     encode_flac,
     read_audio,
     resample,
+    stream_audio,
     to_pcm16,
     write_flac,
     write_wav,
@@ -96,3 +97,60 @@ def test_a_file_without_samples_is_refused() -> None:
 
     with pytest.raises(DataError, match="holds no sample"):
         read_audio(buffer.getvalue())
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_recording_that_was_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(3.0), 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(DataError, match=r"tone\.\w+.*(ends after \d+ of the 48000|as audio)"):
+        read_audio(path)
+
+
+def test_a_wav_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "live.wav"
+    write_wav(path, tone())
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"  # as written by one who does not know the end
+    path.write_bytes(data)
+
+    assert np.array_equal(read_audio(path), read_audio(encode_flac(tone())))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+    samples = tone()
+    samples[100] = bad
+    soundfile.write(tmp_path / "bad.wav", samples, 16_000, subtype="FLOAT")
+
+    with pytest.raises(DataError, match=r"bad\.wav holds a sample that is NaN or infinite"):
+        read_audio(tmp_path / "bad.wav")
+
+
+def test_eight_channels_are_mixed_down(tmp_path: Path) -> None:
+    channels = np.stack([tone() * share for share in (0, 1, 0, 0, 0, 0, 0, 1)], axis=1)
+    soundfile.write(tmp_path / "eight.wav", channels, 16_000)
+
+    np.testing.assert_allclose(read_audio(tmp_path / "eight.wav"), tone() / 4, atol=1e-4)
+
+
+def test_a_file_under_another_formats_name_is_read_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "tone.mp3").write_bytes(encode_flac(tone()))
+
+    assert len(read_audio(tmp_path / "tone.mp3")) == 8_000
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
+def test_chunks_of_a_long_recording_are_the_whole(tmp_path: Path, rate_hz: int) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, tone(25.0, rate_hz=rate_hz), rate_hz)
+
+    chunks = list(stream_audio(path))
+
+    assert len(chunks) > 2
+    np.testing.assert_array_equal(np.concatenate(chunks), read_audio(path))
+    assert sum(map(len, chunks)) == pytest.approx(400_000, abs=2)
+    middle = slice(150_000, 170_000)  # where two chunks meet
+    np.testing.assert_allclose(np.concatenate(chunks)[middle], tone(25.0)[middle], atol=1e-3)
