@@ -39,8 +39,8 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server with a login, where pods reach it."""
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A Prefect server with a login, where pods reach it: address and process."""
     home = tmp_path_factory.mktemp("prefect-server")
     env = {
         **os.environ,
@@ -56,7 +56,7 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         url = f"http://{HOST}:{port}/api"
         wait_for(lambda: answers(url) or process.poll() is not None, 400)
         assert process.poll() is None, (home / "log").read_text()[-2000:]
-        yield url
+        yield url, process.pid
 
 
 def answers(url: str) -> bool:
@@ -95,10 +95,10 @@ def wait_for(condition: Callable[[], object], limit_s: float) -> None:
 class Installation:
     """Secrets, profile, job template, deployments and worker of one namespace."""
 
-    def __init__(self, site: Site, database_url: str, prefect_url: str) -> None:
+    def __init__(self, site: Site, database_url: str, prefect_server: tuple[str, int]) -> None:
         self.site = site
         self.database_url = database_url
-        self.url = prefect_url
+        self.url, self.server_pid = prefect_server
         self.worker_log = site.folder / "worker.log"
         accounts = (ROOT / "infra/base/accounts.yaml").read_text()
         accounts = accounts.replace("namespace: interloom}", f"namespace: {site.namespace}}}")
@@ -187,8 +187,8 @@ class Installation:
 
 
 @pytest.fixture(scope="module")
-def installed(site: Site, database_url: str, prefect_url: str) -> Installation:
-    return Installation(site, database_url, prefect_url)
+def installed(site: Site, database_url: str, prefect_server: tuple[str, int]) -> Installation:
+    return Installation(site, database_url, prefect_server)
 
 
 def artifacts_in(url: str) -> Mapping[str, str]:
@@ -301,6 +301,9 @@ def api_server() -> psutil.Process:
     )
 
 
+KINDS = ("flow pod", "stage pod", "stage pod", "worker", "API server", "Prefect server")
+
+
 class Disturber:
     """Kills one thing at a time, by a seeded draw."""
 
@@ -325,7 +328,7 @@ class Disturber:
 
     def _disturb(self, worker: "subprocess.Popen[bytes]") -> None:
         """One kill."""
-        what = str(self.random.choice(["flow pod", "stage pod", "stage pod", "api", "worker"]))
+        what = str(self.random.choice(KINDS))
         site = self.installed.site
         match what:
             case "flow pod":
@@ -334,9 +337,12 @@ class Disturber:
                 self._kill_one(site.api.items(PODS, labelSelector="interloom.dev/stage"))
             case "worker":
                 worker.send_signal(signal.SIGKILL)
-            case _:
+            case "API server":
                 with frozen(api_server()):
                     time.sleep(30)
+            case _:
+                with frozen(psutil.Process(self.installed.server_pid)):
+                    time.sleep(60)
         self.done.append(what)
 
     def _kill_one(self, pods: list[Json]) -> None:
