@@ -27,10 +27,11 @@ from interloom.text_to_token.prompt import Prompt
 
 TURNS = 3
 CONFIGS = (
-    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "mean_words": 10, "sorted": 0},
-    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "mean_words": 10, "sorted": 1},
-    {"width": 128, "layers": 4, "spans": 256, "slots": 32, "mean_words": 10, "sorted": 1},
-    {"width": 256, "layers": 6, "spans": 128, "slots": 32, "mean_words": 10, "sorted": 1},
+    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "sorted": 0},
+    {"width": 128, "layers": 4, "spans": 256, "slots": 64, "sorted": 1},
+    {"width": 128, "layers": 4, "spans": 128, "slots": 32, "sorted": 0},
+    {"width": 256, "layers": 6, "spans": 128, "slots": 32, "sorted": 0},
+    {"width": 256, "layers": 6, "spans": 128, "slots": 32, "sorted": 1},
 )
 NUM_CODES = 512
 NUM_TEXT_IDS = 640
@@ -40,12 +41,12 @@ MOST_TIES = 1e-3
 Codes = list[list[int]]
 
 
-def make_jobs(num_spans: int, mean_words: int) -> list[Job]:
-    """Spans of Poisson words: one and a half text ids and about four and a half codes each."""
+def make_jobs(num_spans: int) -> list[Job]:
+    """Spans of Poisson(10) words: one and a half text ids and about four and a half codes each."""
     rng = np.random.Generator(np.random.Philox(key=1))
     jobs = []
     for _ in range(num_spans):
-        words = 1 + int(rng.poisson(mean_words - 1))
+        words = 1 + int(rng.poisson(9))
         length, limit = 1 + words * 3 // 2, max(3, int(rng.normal(4.5, 0.8) * words))
         ids = rng.integers(NUM_CODES + 1, NUM_CODES + 1 + NUM_TEXT_IDS, size=length)
         prompt = Prompt(ids, np.arange(-length, 0, dtype=np.float32))
@@ -136,10 +137,7 @@ def count_near_ties(twin: Any, jobs: list[Job], ours: Codes, theirs: Codes) -> i
 def compare(config: dict[str, int]) -> dict[str, object]:
     """Both sides in turns, in codes a second of processor time."""
     slots = config["slots"]
-    model, jobs = (
-        make_model(config["width"], config["layers"]),
-        make_jobs(config["spans"], config["mean_words"]),
-    )
+    model, jobs = make_model(config["width"], config["layers"]), make_jobs(config["spans"])
     if config["sorted"]:
         jobs.sort(key=lambda job: len(job.prompt))
     twin = llama_twin(model)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
+from interloom.config.text_to_token import SIZES, SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
@@ -555,3 +555,23 @@ def test_a_model_of_another_speech_tokenizer_is_refused() -> None:
 
 def test_a_ledger_without_speech_has_no_cost_a_token() -> None:
     assert not any("per_accepted" in metric.name for metric in Ledger(spans=2).metrics("x"))
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_a_named_size_has_about_as_many_weights_as_its_name_says(name: str) -> None:
+    size, number = SIZES[name], float(name[:-1]) * {"m": 1e6, "b": 1e9}[name[-1]]
+    shared = size.num_kv_heads / size.num_heads
+
+    attention = 2 * size.width**2 * (1 + shared)
+    weights = size.num_layers * (attention + 3 * size.width * size.ffn_size)
+
+    assert 0.7 < weights / number < 1.3
+    assert size.width % (2 * size.num_heads) == size.num_heads % size.num_kv_heads == 0
+
+
+def test_a_recipe_may_name_a_size() -> None:
+    config = TextToTokenConfig(size="5m")
+
+    shape = make_model(PROMPTER, config, seed=0).shape
+
+    assert (shape.width, shape.num_layers, shape.ffn_size) == (256, 6, 688)
