@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from interloom.language_model.building import AnyTransformer
 from interloom.language_model.operations import training_flops
+from interloom.mixture.ahead import ReadAhead
 from interloom.mixture.examples import Mask
 from interloom.mixture.order import RowOrder
 from interloom.mixture.rows import RowBatch, RowSource
@@ -57,14 +58,12 @@ class LanguageModelTask:
         self._order = RowOrder(rows.num_rows, seed, rows.phase_rows)
         self._pull = _Pull(model.norm)
         self._model = model
+        self._ahead = ReadAhead(self._read)
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The loss of micro-batch ``index``."""
-        first = index * self._rows_per_batch
         began_s = time.perf_counter()
-        rows = self._order.rows(first, first + self._rows_per_batch)
-        batch = self._rows.batch(rows)
-        scale = self._batches_per_step / self._step_targets(index)
+        rows, batch, scale = self._ahead(index)
         data_wait_s = time.perf_counter() - began_s
         total, losses_N = _forward(module, batch)
         groups = _groups(batch, self._layout, self._rows.source_names)
@@ -72,11 +71,18 @@ class LanguageModelTask:
             total * scale,
             _sums(groups, losses_N) | _token_shares(groups),
             late_sums=lambda: _gradient_shares(groups, self._pull.take(batch)),
-            rows=tuple(rows),
+            rows=rows,
             num_positions=batch.tokens_BL.size,
             flops=training_flops(self._model, batch),
             data_wait_s=data_wait_s,
         )
+
+    def _read(self, index: int) -> tuple[tuple[int, ...], RowBatch, float]:
+        """The rows of a micro-batch, what they hold, and what its sum of losses is times."""
+        first = index * self._rows_per_batch
+        rows = tuple(self._order.rows(first, first + self._rows_per_batch))
+        scale = self._batches_per_step / self._step_targets(index)
+        return rows, self._rows.batch(rows), scale
 
     def _step_targets(self, index: int) -> int:
         """Targets of the whole optimizer step that a micro-batch belongs to; at least 1."""
