@@ -449,6 +449,12 @@ def test_a_text_that_no_voice_can_say_is_not_tried(text: str, reason: str | None
     assert refuse_text(text, SynthesisConfig()) == reason
 
 
+def test_a_text_without_end_is_not_tried_whatever_the_pace() -> None:
+    config = SynthesisConfig(min_tokens_per_word=0)
+
+    assert refuse_text("word " * 2_000_000, config) == "text too long"
+
+
 def test_a_number_of_forty_digits_may_take_the_time_of_forty_words() -> None:
     assert longest("9" * 40, SynthesisConfig()) == 40 * 9 + 6
 

@@ -34,16 +34,19 @@ def refuse_text(text: str, config: SynthesisConfig) -> Refusal | None:
     Its words cannot be said within ``max_tokens``, it has nothing that a voice can say, or many
     symbols, as code has.
     """
-    if (
-        config.min_tokens_per_word * word_equivalents(text) - config.slack_tokens
-        > config.max_tokens
-    ):
+    if not _fits(word_equivalents(text), config):
         return Refusal.TEXT_TOO_LONG
     if not has_letter(text) or symbol_share(text) > _MAX_SYMBOLS:
         return Refusal.UNPRONOUNCEABLE
-    if shortest(text, config) > config.max_tokens:  # a number may be said in many words
+    if not _fits(spoken_words(text), config):  # a number may be said in many words
         return Refusal.TEXT_TOO_LONG
     return None
+
+
+def _fits(words: float, config: SynthesisConfig) -> bool:
+    """Whether so many words can be said at all; each takes a code at least."""
+    pace = max(1.0, config.min_tokens_per_word)
+    return pace * words - config.slack_tokens <= config.max_tokens
 
 
 @lru_cache(maxsize=1024)
