@@ -34,6 +34,7 @@ from interloom.text_to_token.guards import word_error_rates
 from interloom.text_to_token.spans import SpanResult
 
 _LONG_DOCUMENT = 10  # span lengths are judged in documents of so many mean lengths
+_HUGE_DOCUMENT = 100_000  # words; its spans tell no more of the rule than those of others
 _MEASURED_DOCUMENTS = 32  # whose text ids are counted, for ids a word
 
 
@@ -198,7 +199,7 @@ class UnitMaker:
         long = [
             plan
             for plan in plans
-            if plan.num_words >= _LONG_DOCUMENT * rule.mean_words
+            if _LONG_DOCUMENT * rule.mean_words <= plan.num_words <= _HUGE_DOCUMENT
             and self.policy.is_plain(plan.num_words)
             and plan.data.isascii()
         ]
