@@ -141,7 +141,7 @@ def _prompter(
         return make_prompter(spoken, inputs.layout, text_tokenizer)
     prompter = make_prompter(spoken, inputs.layout, base.text_tokenizer)
     ids = InputIds.of_base(base.num_text_ids, inputs.layout.codebook_size, len(prompter.voices))
-    return replace(prompter, ids=ids, frames_per_byte=None)
+    return replace(prompter, ids=ids, frames_per_byte=None, spoken_ids=None)
 
 
 def _that_fit(

@@ -75,7 +75,8 @@ class Prompter:
         voices: Speakers of the training set.
         frames_per_byte: Mean pace of the training set, which places text in time; None for a model
             whose positions are those of a plain sequence.
-        spoken_ids: Text ids that the training set spoke; others cannot be said.
+        spoken_ids: Text ids that the training set spoke; others cannot be said. None for a model
+            that begins from a base, which knows them all.
         text_tokenizer: Of the layout, or of the base model.
     """
 
@@ -83,7 +84,7 @@ class Prompter:
     ids: InputIds
     voices: tuple[str, ...]
     frames_per_byte: float | None
-    spoken_ids: frozenset[int]
+    spoken_ids: frozenset[int] | None
     text_tokenizer: TextTokenizer
 
     def voice_id(self, voice: str) -> int:
@@ -101,8 +102,8 @@ class Prompter:
         return self.text_tokenizer.encode(f" {speakable(text)}")
 
     def can_say(self, ids: Sequence[int]) -> bool:
-        """Whether every id was spoken in training."""
-        return self.spoken_ids.issuperset(ids)
+        """Whether every id was spoken in training, or is known from reading."""
+        return self.spoken_ids is None or self.spoken_ids.issuperset(ids)
 
     def prompt(self, ids: Sequence[int], voice: str) -> Prompt:
         """The prefix for text ids and a speaker."""
@@ -124,7 +125,7 @@ class Prompter:
                 self.ids.num_voices,
             ],
             "layout": self.layout.to_dict(),
-            "spoken_ids": sorted(self.spoken_ids),
+            "spoken_ids": None if self.spoken_ids is None else sorted(self.spoken_ids),
             "voices": list(self.voices),
         }
 
@@ -136,6 +137,6 @@ class Prompter:
             ids=InputIds(*body["ids"]),
             voices=tuple(body["voices"]),
             frames_per_byte=body["frames_per_byte"],
-            spoken_ids=frozenset(body["spoken_ids"]),
+            spoken_ids=None if body["spoken_ids"] is None else frozenset(body["spoken_ids"]),
             text_tokenizer=text_tokenizer,
         )
