@@ -36,7 +36,7 @@ def test_p1_is_planned_on_paper_before_its_corpora_are_there(plan: Plan) -> None
     out = plan("p1-9b")
 
     assert "Cannot run yet: no dataset is called 'p1-speech'" in out
-    assert "interleaved  654.50 B  65.5%    0.89" in out
+    assert "interleaved  734.00 B  654.50 B  65.5%    0.89" in out
     assert "parameters                          9.53 B" in out
     assert _value(out, "vocabulary") == "167,947"
     assert float(_value(out, "GPU-hours").replace(",", "")) == pytest.approx(38_150, rel=0.01)
@@ -63,7 +63,7 @@ def test_a_mixture_that_cannot_be_is_explained(
 def test_only_the_mixture_is_planned_when_asked_for(plan: Plan) -> None:
     out = plan("p1-9b", "--only", "mix")
 
-    assert "Tokens by source, as expected" in out
+    assert "Tokens by source, sizes as expected" in out
     assert "Pre-training on paper" not in out
 
 
@@ -84,6 +84,22 @@ def test_what_was_drawn_stands_beside_what_was_asked(capsys: pytest.CaptureFixtu
     assert ["text", "300", "297", "29.7%", "0.50"] in lines
     assert ["modality", "speech", "400", "40.0%"] in lines
     assert ["licence", "CC0-1.0", "1,000", "1,000", "100.0%"] in lines
+
+
+def test_sizes_of_the_last_run_tell_what_another_mixture_asks_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = load_recipe(
+        "starter",
+        ["mixture.total_tokens=1000", "mixture.text.budget.share=0.2", "mixture.text.max_epochs=1"],
+    )
+    sizes = {"text": 400, "speech": 100, "transcribe": 120, "speak": 120, "interleaved": 920}
+
+    show_asked(recipe, None, {f"mix/size/{name}": float(size) for name, size in sizes.items()})
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["text", "400", "200", "20.0%", "0.50"] in lines
+    assert ["interleaved", "920", "460", "46.0%", "0.50"] in lines
 
 
 @pytest.mark.parametrize(

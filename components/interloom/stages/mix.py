@@ -62,10 +62,10 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
     """Encode every source, plan tokens by source, draw whole documents, pack them.
 
     Metrics ``mix/asked/SOURCE`` and ``mix/drawn/SOURCE`` count tokens, ``mix/targets/SOURCE`` those
-    with loss, ``mix/epochs/SOURCE`` the passes, ``mix/left_out/SOURCE`` examples that fit no row,
-    ``mix/drawn/modality/...`` tokens of the rows by modality, ``mix/asked/licence/SPDX`` and
-    ``mix/drawn/licence/SPDX`` those by licence, ``mix/fill`` the part of all places that is not
-    padding.
+    with loss, ``mix/size/SOURCE`` those of one pass, ``mix/epochs/SOURCE`` the passes,
+    ``mix/left_out/SOURCE`` examples that fit no row, ``mix/drawn/modality/...`` tokens of the rows
+    by modality, ``mix/asked/licence/SPDX`` and ``mix/drawn/licence/SPDX`` those by licence,
+    ``mix/fill`` the part of all places that is not padding.
 
     Raises:
         ConfigError: The mixture cannot be made of these sources; says why.
@@ -247,6 +247,7 @@ def _metrics(
         points[f"asked/{name}"] = asked[name]
         points[f"drawn/{name}"] = counts.tokens[name]
         points[f"targets/{name}"] = counts.targets[name]
+        points[f"size/{name}"] = held.num_tokens
         points[f"epochs/{name}"] = counts.tokens[name] / max(1, held.num_tokens)
         points[f"left_out/{name}"] = len(held.left_out)
     points |= {f"drawn/modality/{name}": n for name, n in sorted(counts.modalities.items())}

@@ -62,20 +62,24 @@ def _speech_share(recipe: "Recipe", drawn: Mapping[str, float] | None) -> float:
     return EXPECTED_SPEECH * (1 - (budget.share if isinstance(budget, Share) else 0.0))
 
 
-def show_asked(recipe: "Recipe", drawn: Mapping[str, float] | None) -> None:
-    """Tokens by source: asked, where sizes are expected or known, and drawn, where that is known.
+def show_asked(
+    recipe: "Recipe", drawn: Mapping[str, float] | None, before: Mapping[str, float] | None = None
+) -> None:
+    """Tokens by source: asked and drawn, or what would be asked of sizes that are known.
 
     Args:
         recipe: Its mixture.
         drawn: Results of the ``mix`` stage by name, if it has run with these inputs and settings.
+        before: Those of its last run with others: they tell how large the sources are.
     """
     if drawn is not None:
         _show_drawn(drawn)
         return
-    sources = recipe.mixture.sources()
-    sizes = {name: source.expected_tokens for name, source in sources.items()}
-    missing = [name for name, size in sizes.items() if size is None]
-    if missing:
+    sizes = {
+        name: (before or {}).get(f"mix/size/{name}", source.expected_tokens)
+        for name, source in recipe.mixture.sources().items()
+    }
+    if missing := [name for name, size in sizes.items() if size is None]:
         screen.out().print(
             f"Tokens by source are known once the mix stage has run, or with expected_tokens for "
             f"{', '.join(missing)}.",
@@ -83,14 +87,24 @@ def show_asked(recipe: "Recipe", drawn: Mapping[str, float] | None) -> None:
             soft_wrap=True,
         )
         return
+    known = {name: round(size) for name, size in sizes.items() if size is not None}
+    _show_wanted(recipe, known, "as in the last run" if before else "as expected")
+
+
+def _show_wanted(recipe: "Recipe", sizes: Mapping[str, int], whence: str) -> None:
+    """What would be asked, and so drawn to within a document."""
     from interloom.mixture.plan import plan_tokens
 
-    known = {name: size for name, size in sizes.items() if size is not None}
-    asked = plan_tokens(recipe.mixture, known)
-    shown = screen.table("Tokens by source, as expected", "source", ">asked", ">share", ">epochs")
-    for name, tokens in asked.items():
-        share = tokens / recipe.mixture.total_tokens
-        shown.add_row(name, number(tokens), f"{share:.1%}", f"{tokens / known[name]:.2f}")
+    title = f"Tokens by source, sizes {whence}; drawn to within a document"
+    shown = screen.table(title, "source", ">size", ">asked", ">share", ">epochs")
+    for name, tokens in plan_tokens(recipe.mixture, sizes).items():
+        shown.add_row(
+            name,
+            number(sizes[name]),
+            number(tokens),
+            f"{tokens / recipe.mixture.total_tokens:.1%}",
+            f"{tokens / max(1, sizes[name]):.2f}",
+        )
     screen.out().print(shown)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interloom_flows.planning import Plan
     from interloom_flows.results import RunSummary
 
+MixResults = dict[str, float] | None
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A committed recipe's name, or a .toml file.")
 ]
@@ -88,11 +89,11 @@ def plan(
     pre-training on paper. A recipe whose corpora are not there yet is planned on paper alone.
     """
     parameters = _parameters(recipe, set_, only, fresh)
-    drawn = _show_plan(parameters, paranoid=paranoid)
+    drawn, before = _show_plan(parameters, paranoid=paranoid)
     loaded, steps = parameters.load()
     stages = {step.stage for step in steps}
     if "mix" in stages:
-        estimating.show_asked(loaded, drawn)
+        estimating.show_asked(loaded, drawn, before)
     if "pretrain" in stages:
         estimating.show_budget(loaded, drawn, peak_tflops=gpu_tflops, mfu=mfu)
 
@@ -129,8 +130,10 @@ def _parameters(
     )
 
 
-def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> dict[str, float] | None:
-    """Show the stages; gives the results of ``mix`` by name, if they are there already."""
+def _show_plan(
+    parameters: "PipelineParameters", *, paranoid: bool
+) -> tuple[MixResults, MixResults]:
+    """Show the stages; gives the results of ``mix``, and those of its last run if it will run."""
     from interloom.core.errors import MissingError
     from interloom_flows.planning import named_corpora, resolve
 
@@ -140,9 +143,12 @@ def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> dict[str,
             corpora = named_corpora(services.catalog, recipe)
         except MissingError as error:
             screen.out().print(f"Cannot run yet: {error}", markup=False, soft_wrap=True)
-            return None
+            return None, None
         planned = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
         prices = services.contract.prices
+        mixes = any(one.step.stage == "mix" for one in planned.to_run)
+        last = services.catalog.last_run("mix", recipe.name) if mixes else None
+        before = services.catalog.metrics(last.run_id) if last is not None else ()
     shown = screen.table(f"Plan of {recipe.name}", "stage", "", ">time", ">GPU-hours", "why")
     for step in planned.steps:
         is_reused = step.reuse is not None
@@ -152,7 +158,8 @@ def _show_plan(parameters: "PipelineParameters", *, paranoid: bool) -> dict[str,
     screen.out().print(shown)
     screen.out().print(_plan_sum(planned, prices))
     mixed = planned.reused.get("mix")
-    return {metric.name: metric.value for metric in mixed.result.metrics} if mixed else None
+    drawn = {metric.name: metric.value for metric in mixed.result.metrics} if mixed else None
+    return drawn, {metric.name: metric.value for metric in before} or None
 
 
 def _plan_sum(planned: "Plan", prices: "Prices") -> str:
