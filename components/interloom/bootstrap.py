@@ -1,6 +1,7 @@
 """Settings to services. Nothing else builds an adapter."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from interloom.adapters.local_launcher import LocalLauncher
 from interloom.adapters.stores import open_store_at
@@ -11,6 +12,7 @@ from interloom.ports.events import EventSink
 from interloom.ports.gate import QualityGate
 from interloom.ports.launcher import Launcher
 from interloom.ports.store import ArtifactStore
+from interloom.ports.transcriber import Transcriber
 from interloom.stages.contract import StageContract
 from interloom.stages.pricing import Prices
 
@@ -124,3 +126,16 @@ def quality_gate() -> QualityGate:
     from interloom.adapters.gx_gate import GreatExpectationsGate
 
     return GreatExpectationsGate()
+
+
+def open_transcriber(kind: Literal["moonshine"] | None) -> Transcriber | None:
+    """The speech recogniser of this kind; none if none is asked for.
+
+    Raises:
+        MissingError: Its package is not installed.
+    """
+    if kind is None:
+        return None
+    from interloom.adapters.moonshine import MoonshineTranscriber
+
+    return MoonshineTranscriber()

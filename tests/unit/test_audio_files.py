@@ -99,7 +99,7 @@ def test_a_file_without_samples_is_refused() -> None:
         read_audio(buffer.getvalue())
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
 def test_a_recording_that_was_cut_short_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(3.0), 16_000)

@@ -18,6 +18,7 @@ from interloom.core.errors import DataError
 SAMPLE_RATE_HZ = 16_000
 
 _CHUNK_S = 10
+_DROPPED_S = 0.25  # decoders of lossy forms drop some milliseconds
 _CUT_WAV = re.compile(r"data : (\d+) \(should be (\d+)\)")
 _UNKNOWN_BYTES = 2**31 - 1  # what is written as it comes in states this much or more
 
@@ -56,23 +57,33 @@ def stream_audio(source: Path | bytes) -> Iterator[NDArray[np.float32]]:
             io.BytesIO(source) if isinstance(source, bytes) else source
         ) as file:
             resampler = _Resampler(file.samplerate)
-            for samples_SC in file.blocks(
-                _CHUNK_S * file.samplerate, dtype="float32", always_2d=True
-            ):
+            while len(samples_SC := _next_chunk(file)):
                 num_samples += len(samples_SC)
                 check_finite(samples_SC, name)
                 yield resampler.push(samples_SC.mean(axis=1))
             yield resampler.finish()
-            stated = _stated_frames(file)
+            missing = _stated_frames(file) - num_samples
+            is_cut = missing > _DROPPED_S * file.samplerate
     except (OSError, RuntimeError) as error:
         raise DataError(f"cannot read {name} as audio: {error}") from error
     if num_samples == 0:
         raise DataError(f"{name} holds no sample")
-    if num_samples < stated:
+    if is_cut:
         raise DataError(
-            f"{name} ends after {num_samples} of the {stated} samples that its header states; "
-            "was it cut short? Fetch it again"
+            f"{name} ends after {num_samples} of the {num_samples + missing} samples that its "
+            "header states; was it cut short? Fetch it again"
         )
+
+
+def _next_chunk(file: soundfile.SoundFile) -> NDArray[np.float32]:
+    """Some more samples, (S, C); none at the end.
+
+    ``SoundFile.blocks`` would yield unwritten memory where a file ends too early.
+    """
+    samples_SC: NDArray[np.float32] = file.read(
+        _CHUNK_S * file.samplerate, dtype="float32", always_2d=True
+    )
+    return samples_SC
 
 
 def check_finite(samples: NDArray[np.float32], name: str = "the recording") -> None:

@@ -103,12 +103,14 @@ class TakeIn(Frozen):
         licence: SPDX tag for rows that name none.
         speech: Limits of recordings.
         text: Limits of documents.
+        labelled_by: The recogniser that transcribes recordings without a transcript.
         blocked: What was taken down, as ``source:NAME``, ``speaker:ID`` or ``licence:SPDX``; such
             rows are refused.
     """
 
     name: str
     licence: str = "LicenseRef-unknown"
+    labelled_by: Literal["moonshine"] | None = None
     speech: SpeechLimits = SpeechLimits()
     text: TextLimits = TextLimits()
     blocked: tuple[str, ...] = ()

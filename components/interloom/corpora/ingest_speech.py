@@ -28,6 +28,7 @@ from interloom.corpora.recorded import Recorded, Unreadable
 from interloom.corpora.tables import UTTERANCES, Row, write_table
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
+from interloom.ports.transcriber import Transcriber
 from interloom.text.speakable import has_letter
 
 _MANIFESTS = ("manifest.tsv", "manifest.jsonl")
@@ -38,7 +39,12 @@ _CUT_OFF_S = 0.25  # decoders of lossy forms drop some milliseconds
 
 
 def ingest_speech(
-    path: Path, options: TakeIn, *, store: ArtifactStore, progress: Progress
+    path: Path,
+    options: TakeIn,
+    *,
+    store: ArtifactStore,
+    progress: Progress,
+    transcriber: Transcriber | None = None,
 ) -> IngestOutcome:
     """Take in a speech corpus as 16 kHz mono FLAC.
 
@@ -47,6 +53,8 @@ def ingest_speech(
         options: Name, licence and limits.
         store: Keeps corpus and report.
         progress: Told the number of rows so far.
+        transcriber: Writes down what is said in recordings without a transcript, which are refused
+            otherwise. The artifact's facts name it.
 
     Raises:
         MissingError: ``path`` does not exist.
@@ -54,7 +62,7 @@ def ingest_speech(
     """
 
     def write(intake: Intake) -> ArtifactRef:
-        rows = _accepted(_found(path), options, intake, progress)
+        rows = _accepted(_found(path), options, intake, progress, transcriber)
         licences: set[str] = set()
         with store.draft(ArtifactKind.SPEECH_CORPUS) as draft:
             write_table(
@@ -64,7 +72,8 @@ def ingest_speech(
                 _noting_licences(rows, licences),
                 rows_per_shard=_ROWS_PER_SHARD,
             )
-            return draft.commit(licences=tuple(sorted(licences)))
+            labelled = {} if transcriber is None else {"labelled_by": transcriber.name}
+            return draft.commit(licences=tuple(sorted(licences)), facts=labelled)
 
     return take_in(
         path, ArtifactKind.SPEECH_CORPUS, blocked=options.blocked, store=store, write=write
@@ -79,10 +88,14 @@ def _noting_licences(rows: Iterable[Row], licences: set[str]) -> Iterator[Row]:
 
 
 def _accepted(
-    found: Iterator[Recorded | Unreadable], options: TakeIn, intake: Intake, progress: Progress
+    found: Iterator[Recorded | Unreadable],
+    options: TakeIn,
+    intake: Intake,
+    progress: Progress,
+    transcriber: Transcriber | None,
 ) -> Iterator[Row]:
     """Check each row; refuse it or pass it on."""
-    judge = partial(_judged, options=options)
+    judge = partial(_judged, options=options, transcriber=transcriber)
     for number, judged in enumerate(in_order(judge, found, num_threads=2, ahead=16), start=1):
         progress.update(number, None, f"{intake.refused} refused")
         if isinstance(judged, Unreadable):
@@ -93,14 +106,15 @@ def _accepted(
 
 
 def _judged(
-    found: Recorded | Unreadable, *, options: TakeIn
+    found: Recorded | Unreadable, *, options: TakeIn, transcriber: Transcriber | None
 ) -> tuple[str, dict[str, Any]] | Unreadable:
     """Where a row stands and the row, or why it is refused."""
     if isinstance(found, Unreadable):
         return found
     try:
-        text = tidy_transcript(found.text)
-        samples_S = _checked_samples(found, text, options.speech)
+        text = tidy_transcript(_transcript(found, options.speech, transcriber))
+        samples_S = _checked_samples(found, options.speech)
+        _check_rate(text, len(samples_S) / SAMPLE_RATE_HZ, options.speech)
     except DataError as error:
         return Unreadable(found.row, found.name, str(error))
     return found.row, {
@@ -117,6 +131,13 @@ def _judged(
     }
 
 
+def _transcript(found: Recorded, limits: SpeechLimits, transcriber: Transcriber | None) -> str:
+    """What came with the recording, or else what a recogniser hears in it."""
+    if found.text.strip() or transcriber is None:
+        return found.text
+    return transcriber.transcribe(_checked_samples(found, limits))
+
+
 def tidy_transcript(text: str) -> str:
     """Single spaces; lower case if there is no lower-case letter.
 
@@ -131,7 +152,7 @@ def tidy_transcript(text: str) -> str:
     return tidy if any(character.islower() for character in tidy) else tidy.lower()
 
 
-def _checked_samples(found: Recorded, text: str, limits: SpeechLimits) -> NDArray[np.float32]:
+def _checked_samples(found: Recorded, limits: SpeechLimits) -> NDArray[np.float32]:
     """Decode, within the limits.
 
     Raises:
@@ -144,16 +165,22 @@ def _checked_samples(found: Recorded, text: str, limits: SpeechLimits) -> NDArra
     if stated - seconds > _CUT_OFF_S:
         raise DataError(f"it is cut off: it should last {stated:.1f} s, but holds {seconds:.1f} s")
     _check_length(seconds, limits)
-    if not np.isfinite(samples_S).all():
-        raise DataError("it holds samples that are not numbers")
     if (peak := float(np.abs(samples_S).max())) < limits.silence_peak:
         raise DataError(f"it is silent: its peak is {peak:.1g}, at least {limits.silence_peak:g}")
+    return samples_S
+
+
+def _check_rate(text: str, seconds: float, limits: SpeechLimits) -> None:
+    """Refuse what nobody can have said in that time.
+
+    Raises:
+        DataError: The transcript has too many words.
+    """
     if (rate := len(text.split()) / seconds) > limits.max_words_per_second:
         raise DataError(
             f"nobody says {rate:.0f} words a second, at most {limits.max_words_per_second:g}; "
             "is it the transcript of another recording?"
         )
-    return samples_S
 
 
 def _check_length(seconds: float, limits: SpeechLimits) -> None:

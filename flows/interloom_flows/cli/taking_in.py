@@ -1,11 +1,15 @@
 """``ingest``: corpora of one's own."""
 
+import json
+import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from interloom.core.errors import ConfigError
 from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
@@ -36,11 +40,20 @@ def speech(
     ],
     name: NameOption,
     licence: LicenceOption = "LicenseRef-unknown",
+    asr: Annotated[
+        str | None,
+        typer.Option("--asr", metavar="moonshine", help="Transcribe what has no transcript."),
+    ] = None,
 ) -> None:
-    """Take in recordings with transcripts."""
+    """Take in recordings with transcripts, or transcribe them (English: --asr moonshine)."""
+    from interloom.bootstrap import open_transcriber
     from interloom.corpora.ingest_speech import ingest_speech
 
-    _take_in("speech", ingest_speech, path, name, licence)
+    if asr not in {None, "moonshine"}:
+        raise ConfigError(f"--asr: the recogniser there is is 'moonshine', got {asr!r}")
+    kind: Literal["moonshine"] | None = None if asr is None else "moonshine"
+    ingest = partial(ingest_speech, transcriber=open_transcriber(kind))
+    _take_in("speech", ingest, path, name, licence, labelled_by=kind)
 
 
 @app.command("text")
@@ -127,19 +140,28 @@ def base(
         options = TakeIn(name=name, licence=licence)
         imported, version = publish_base(services, options, folder)
         text = services.store.manifest(imported.text_tokenizer).facts["vocab_size"]
+    values = {
+        "pretrain.start": name,
+        "ingest.text_tokenizer": f"{imported.text_tokenizer.kind}:{imported.text_tokenizer.id}",
+        "ingest.text_vocab_size": text,
+        **{f"pretrain.model.{key}": value for key, value in imported.shape},
+    }
     lines = [
         f"{version.name}@{version.version}: {imported.num_parameters:,} weights; use it with",
-        f"--set pretrain.start={name}",
-        f"--set ingest.text_tokenizer={imported.text_tokenizer}",
-        f"--set ingest.text_vocab_size={text}",
-        *(f"--set pretrain.model.{key}={value}" for key, value in imported.shape),
+        *(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in values.items()),
     ]
     for line in lines:
         screen.out().print(line, markup=False, soft_wrap=True)
 
 
 def _take_in(
-    kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, name: str, licence: str
+    kind: str,
+    ingest: Callable[..., "IngestOutcome"],
+    path: Path,
+    name: str,
+    licence: str,
+    *,
+    labelled_by: Literal["moonshine"] | None = None,
 ) -> None:
     """Ingest, publish, say what was taken and what was refused."""
     from interloom.adapters.dvc_export import checked_name
@@ -149,7 +171,8 @@ def _take_in(
 
     checked_name(name)
     with opened() as services, screen.err().status(f"Reading {path}") as status:
-        options = TakeIn(name=name, licence=licence, blocked=blocked_entries(services.catalog))
+        blocked = blocked_entries(services.catalog)
+        options = TakeIn(name=name, licence=licence, labelled_by=labelled_by, blocked=blocked)
 
         def make() -> "IngestOutcome":
             return ingest(path, options, store=services.store, progress=_Status(status.update))
