@@ -1,6 +1,7 @@
 """Text models to start from: taken in, refused, extended."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from interloom.testing.rows import store_counting_rows
 from interloom.testing.store import MemoryStore
 from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import VocabularyLayout
+from interloom_flows.cli.application import run_command
+from interloom_flows.recipes import load_recipe
 
 SHAPE = LanguageModelConfig(
     hidden_size=32,
@@ -190,3 +193,21 @@ def test_pretraining_starts_from_a_base(tmp_path: Path) -> None:
         torch.testing.assert_close(held[own], value[own], msg=name)
     assert len(weights["embedding.weight"]) == layout.size
     assert "MIT" in store.manifest(made).licences
+
+
+def test_the_verb_says_how_a_recipe_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path / "home"))
+    folder = _folder(tmp_path)
+
+    assert run_command(["ingest", "base", str(folder), "--name", "small"]) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    settings = [shlex.split(line)[1] for line in said if line.startswith("--set ")]
+    recipe = load_recipe("starter", settings)
+    assert "small@1" in said[0]
+    assert recipe.pretrain.start == "small"
+    assert recipe.pretrain.model == import_base(folder, licence="x", store=MemoryStore()).shape
+    assert recipe.ingest.text_vocab_size == TEXT.vocab_size
+    assert recipe.ingest.text_tokenizer is not None

@@ -16,6 +16,7 @@ from interloom.mixture.indexed import IndexedTokens
 from interloom.mixture.rows import StoredRows, load_rows
 from interloom.testing.rows import LAYOUT, store_counting_rows
 from interloom.testing.store import MemoryStore
+from interloom_flows.cli.application import run_command
 
 Held = tuple[MemoryStore, ArtifactRef, StoredRows]
 
@@ -85,3 +86,26 @@ def test_a_folder_with_something_in_it_is_left_alone(held: Held, tmp_path: Path)
 
     with pytest.raises(ConfigError, match="is not empty; name a new folder"):
         export_rows(store, ref, tmp_path / "out", RowFormat.PARQUET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--as", "parket"], 64, "not 'parket'; did you mean parquet?"),
+        ([], 69, "no dataset is called 'mine'"),
+    ],
+)
+def test_a_wrong_wish_is_one_clear_line(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path / "home"))
+
+    ended = run_command(["data", "rows", "mine", "--to", str(tmp_path / "out"), *arguments])
+
+    assert ended == code
+    assert message in capsys.readouterr().err
