@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 TURNS = 2
-# P1's 168,000 ids and a row of 8,192 tokens, halved together: the whole needs 17 GB for torch's side.
+# P1's 168,000 ids and rows of 8,192 tokens, halved: the whole needs 17 GB for torch's side.
 CONFIGS = ({"tokens": 4096, "vocabulary": 84_000},)
 WIDTH = 256
 CHUNK_TOKENS = 128

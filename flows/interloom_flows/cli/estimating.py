@@ -95,7 +95,7 @@ def _show_wanted(recipe: "Recipe", sizes: Mapping[str, int], whence: str) -> Non
     """What would be asked, and so drawn to within a document."""
     from interloom.mixture.plan import plan_tokens
 
-    title = f"Tokens by source, sizes {whence}; drawn to within a document"
+    title = f"Tokens by source, sizes {whence}"
     shown = screen.table(title, "source", ">size", ">asked", ">share", ">epochs")
     for name, tokens in plan_tokens(recipe.mixture, sizes).items():
         shown.add_row(
