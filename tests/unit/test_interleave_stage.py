@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import multiprocessing
+import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -55,6 +59,7 @@ from interloom.testing.engine import PlainEngine
 from interloom.testing.gate import PlainGate
 from interloom.testing.store import MemoryStore
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
+from interloom.text_to_token.spans import SpanRequest, SpanResult
 from interloom.vocabulary.layout import VocabularyLayout
 
 BROKEN = "words and bytes of a span are the same place"
@@ -371,6 +376,48 @@ def test_a_shard_that_kills_every_worker_ends_the_stage(tmp_path: Path) -> None:
 
     with pytest.raises(TransientError, match=r"shard 0000\d ended 5 workers, .* exit code -9"):
         run(killed, tmp_path / "b", num_workers=2)
+
+
+class SlowSpeaker(toy_speech.ToySpeaker):
+    """Takes its time, and leaves its process's id in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
+        (self._folder / str(os.getpid())).touch()
+        time.sleep(0.1)
+        return super().synthesise(spans)
+
+
+@pytest.mark.slow
+def test_a_stage_killed_at_random_goes_on_to_the_same_bytes_and_leaves_no_orphan(
+    tmp_path: Path,
+) -> None:
+    config, folder, rng = changed(documents_per_shard=3), tmp_path / "b", np.random.default_rng(5)
+    whole = run(toy_speech.ToySpeaker(), tmp_path / "a", config)
+    pids = tmp_path / "pids"
+    pids.mkdir()
+
+    made = []
+    for _ in range(5):
+        process = multiprocessing.get_context("fork").Process(
+            target=run, args=(SlowSpeaker(pids), folder, config), kwargs={"num_workers": 2}
+        )
+        process.start()
+        time.sleep(0.2 + float(rng.random()) * 0.4)
+        process.kill()
+        process.join()
+        made.append(len(list((folder / "shards").glob("*.json"))))
+    deadline_s = time.monotonic() + 20
+    while alive := [pid for pid in pids.iterdir() if Path(f"/proc/{pid.name}").is_dir()]:
+        assert time.monotonic() < deadline_s, f"orphans: {alive}"
+        time.sleep(0.1)
+
+    assert run(toy_speech.ToySpeaker(), folder, config).ref == whole.ref
+    assert made == sorted(made)
+    assert list(pids.iterdir())
 
 
 def test_spans_that_cannot_be_spoken_stay_text_and_are_counted(tmp_path: Path) -> None:
