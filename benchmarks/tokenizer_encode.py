@@ -110,6 +110,7 @@ def _share_codes(model: TokenizerModel, peer: Peer) -> None:
     mel = torch.randn(CODES // 375 + 1, 80, 3000, generator=torch.Generator().manual_seed(2))
     codes = peer.vectors(mel).flatten(0, 1)[:CODES]
     model.encoder.codebook.weight.copy_(codes)
+    model.encoder.codebook.is_ready.fill_(value=True)
     inner = peer.quantizer._codebook  # noqa: SLF001 - the only way to give it codes
     inner.embed.data.copy_(codes[None])
     inner.initted.data.fill_(1)
