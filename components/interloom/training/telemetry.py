@@ -61,6 +61,7 @@ class Meter:
             "flops": self.flops,
             "wait": self.data_wait_s,
             "wall": now_s - self.began_s,
+            "peak": peak() if self.flops else 0.0,
         }
         memory = {
             f"memory/{rank:06d}": float(_memory_bytes()) if rank == engine.rank else 0.0
@@ -78,13 +79,15 @@ class Meter:
         if total["positions"]:
             found["tokens_per_s"] = total["positions"] * engine.world_size / wall_s
         if total["flops"]:
-            found["mfu"] = total["flops"] / wall_s / peak()
+            found["mfu"] = total["flops"] * engine.world_size / wall_s / total["peak"]
         return [Metric(PREFIX + name, value, step) for name, value in sorted(found.items())]
 
 
 def peak_flops_per_s() -> float:
     """The peak of this rank's device: of the data sheet for known GPUs, else that of a product."""
     import torch
+
+    from interloom.training.linear import product
 
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -96,7 +99,7 @@ def peak_flops_per_s() -> float:
     best_s = float("inf")
     for _ in range(_MEASURED_ROUNDS):
         began_s = time.perf_counter()
-        float((square @ square)[0, 0])
+        float(product(square, square)[0, 0])
         best_s = min(best_s, time.perf_counter() - began_s)
     return 2 * _MEASURED_SIZE**3 / best_s
 
