@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing import connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -59,6 +60,7 @@ _ROWS_PER_BATCH = 2
 _MICROS = 4  # of a step, over all ranks
 _SAVE_EVERY = 3
 _LIMIT_S = 300.0
+_GRACE_S = 2.0  # for the others, when one was killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +280,12 @@ def _start(attempt: Attempt) -> list[int | None]:
     for process in ranks:
         process.start()
     deadline_s = time.monotonic() + _LIMIT_S
+    while any(process.is_alive() for process in ranks) and time.monotonic() < deadline_s:
+        connection.wait([process.sentinel for process in ranks if process.is_alive()], timeout=1)
+        if any(process.exitcode for process in ranks):
+            break  # the first that dies takes the others along, as it does under torchrun
     for process in ranks:
-        process.join(max(0.1, deadline_s - time.monotonic()))
-    for process in ranks:
+        process.join(_GRACE_S)
         if process.is_alive():
             process.kill()
             process.join()
