@@ -324,7 +324,7 @@ def test_the_gradient_share_is_that_of_the_losses_alone(tmp_path: Path) -> None:
     task = LanguageModelTask(model, rows, LAYOUT, rows_per_batch=2, batches_per_step=1, seed=1)
 
     loss = task.loss(model, 0)
-    loss.value.backward()
+    loss.value.backward()  # type: ignore[no-untyped-call]
     sums = dict(loss.late_sums())
 
     batch = rows.batch(loss.rows)
@@ -336,7 +336,7 @@ def test_the_gradient_share_is_that_of_the_losses_alone(tmp_path: Path) -> None:
     losses = nn.functional.cross_entropy(
         logits[is_target.roll(-1, 1)], tokens[is_target], reduction="sum"
     )
-    losses.backward()
+    losses.backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     squares = hidden.grad.square().sum(2).roll(1, 1)
     is_speech = torch.from_numpy(LAYOUT.is_speech(batch.tokens_BL)) & is_target

@@ -276,7 +276,7 @@ def test_which_vector_revives_a_code_depends_on_seed_step_and_code() -> None:
 
     assert torch.equal(revived[0], revived[1])
     assert not torch.equal(revived[0], revived[2])
-    assert len(revived[0].unique(dim=0)) == 5
+    assert len(revived[0].unique(dim=0)) == 5  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("spread", [0.0, 300.0])

@@ -1,7 +1,7 @@
 """A launcher that computes nothing: for tests of everything around the stages."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -47,9 +47,17 @@ class HollowLauncher:
         result_json = canonical_json(made.model_dump(mode="json")).decode()
         return JobReport(result_json, wall_s=2.0, cpu_s=1.0, peak_rss_bytes=1000)
 
-    def stop(self) -> None:
+    def pool(self, stage: str) -> str | None:  # noqa: ARG002
+        """None: nothing runs anywhere."""
+        return None
+
+    def stop(self, *, leaves_jobs: bool = False) -> None:  # noqa: ARG002
         """Remember that it was asked."""
         self.is_stopped.set()
+
+    def reconcile(self, held: Collection[str], *, grace_s: float) -> int:  # noqa: ARG002
+        """Nothing outlives the caller."""
+        return 0
 
     def _value(self, job: StageJob, name: str, field: FieldInfo) -> Any:
         if field.annotation is ArtifactRef:

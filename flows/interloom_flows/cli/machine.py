@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from interloom.config.settings import child_environment, load_settings
+from interloom.config.settings import load_settings, same_environment
 from interloom.core.errors import ConfigError, MissingError
 from interloom_flows.cli import screen
 
@@ -59,7 +59,7 @@ def dashboard(
     ]
     with subprocess.Popen(
         command,
-        env=child_environment({"INTERLOOM_HOME": str(settings.home.absolute())}),
+        env=same_environment({"INTERLOOM_HOME": str(settings.home.absolute())}),
         stdout=subprocess.DEVNULL,
     ) as process:
         try:

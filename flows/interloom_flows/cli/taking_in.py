@@ -112,7 +112,7 @@ def tokenizer(
     )
     start = f"{imported.ref.kind}:{imported.ref.id}"
     out.print(
-        f"use it: interloom run RECIPE --set tokenizer.start_from={start}",
+        f"use it: interloom run RECIPE --set 'tokenizer.start_from=\"{start}\"'",
         markup=False,
         soft_wrap=True,
     )
