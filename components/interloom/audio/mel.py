@@ -46,7 +46,7 @@ def log_mel(
     if frames == 0:
         return np.zeros((0, num_mel_bins), np.float32)
     padded = _framed(waveform_S, frames)
-    filters = _mel_filters(num_mel_bins)
+    filters = mel_filters(num_mel_bins)
     log_FM = np.empty((frames, num_mel_bins), np.float32)
     for start in range(0, frames, _CHUNK_FRAMES):
         stop = min(frames, start + _CHUNK_FRAMES)
@@ -81,7 +81,7 @@ def log_power(waveform_S: Waveform, *, num_mel_bins: int, first: int, stop: int)
     """
     begin = max(0, first - _MARGIN_FRAMES)
     windows = _framed(waveform_S[begin * HOP_SAMPLES :], stop - begin)
-    return _log_power(windows[first - begin :], _mel_filters(num_mel_bins))
+    return _log_power(windows[first - begin :], mel_filters(num_mel_bins))
 
 
 def _framed(waveform_S: Waveform, num_frames: int) -> NDArray[np.float32]:
@@ -112,11 +112,12 @@ def _log_power(windows_FN: NDArray[np.float32], filters: NDArray[np.float64]) ->
 
 
 @cache
-def _mel_filters(num_mel_bins: int) -> NDArray[np.float64]:
-    """Slaney's mel filters with area 1, of shape (201, M), from 0 to 8 kHz."""
-    num_bins = FFT_SAMPLES // 2 + 1
-    bins_hz = np.linspace(0, SAMPLE_RATE_HZ / 2, num_bins)
-    edges_hz = _mel_to_hz(np.linspace(0, _hz_to_mel(SAMPLE_RATE_HZ / 2), num_mel_bins + 2))
+def mel_filters(
+    num_mel_bins: int, num_fft: int = FFT_SAMPLES, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> NDArray[np.float64]:
+    """Slaney's mel filters with area 1 from 0 Hz to half the rate, (num_fft / 2 + 1, M)."""
+    bins_hz = np.linspace(0, sample_rate_hz / 2, num_fft // 2 + 1)
+    edges_hz = _mel_to_hz(np.linspace(0, _hz_to_mel(sample_rate_hz / 2), num_mel_bins + 2))
     widths = np.diff(edges_hz)
     slopes = edges_hz[None, :] - bins_hz[:, None]
     rising = -slopes[:, :-2] / widths[:-1]

@@ -3,47 +3,15 @@
 Shapes: B rows, S samples, F frames, N bins of a transform, M mel bands.
 """
 
-import math
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from interloom.audio.mel import mel_filters
+
 POWER_FLOOR = 1e-7  # 80 dB under loud speech, where the tokenizer's front-end clips as well
 MAGNITUDE_FLOOR = 1e-2
-_LINEAR_HZ = 200.0 / 3  # Slaney's scale: linear below 1 kHz, logarithmic above
-_BREAK_HZ = 1000.0
-_LOG_STEP = math.log(6.4) / 27.0
-
-
-def mel_bands(*, num_mels: int, num_fft: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    """Triangular bands of equal area on Slaney's mel scale, from 0 Hz to the Nyquist frequency.
-
-    Returns:
-        Weights of shape (num_fft / 2 + 1, num_mels); each band's area over the hertz is 1.
-    """
-    top = _mels_of(np.array([sample_rate_hz / 2.0]))[0]
-    edges = _hertz_of(np.linspace(0.0, top, num_mels + 2))
-    bins = np.arange(num_fft // 2 + 1) * (sample_rate_hz / num_fft)
-    rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
-    bands = np.maximum(0.0, np.minimum(rising, falling)) * 2.0 / (edges[2:] - edges[:-2])
-    return bands.astype(np.float32)
-
-
-def _mels_of(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slaney's mel of a frequency."""
-    logarithmic = _BREAK_HZ / _LINEAR_HZ + np.log(np.maximum(hertz, 1.0) / _BREAK_HZ) / _LOG_STEP
-    return np.where(hertz < _BREAK_HZ, hertz / _LINEAR_HZ, logarithmic)
-
-
-def _hertz_of(mels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of ``_mels_of``."""
-    start = _BREAK_HZ / _LINEAR_HZ
-    logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mels - start))
-    return np.where(mels < start, mels * _LINEAR_HZ, logarithmic)
 
 
 class LogMel(nn.Module):
@@ -60,7 +28,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.hop = hop
         self.register_buffer("window", torch.hann_window(num_fft), persistent=False)
-        bands = mel_bands(num_mels=num_mels, num_fft=num_fft, sample_rate_hz=sample_rate_hz)
+        bands = mel_filters(num_mels, num_fft, sample_rate_hz).astype(np.float32)
         self.register_buffer("bands", torch.from_numpy(bands), persistent=False)
 
     def forward(self, waveform_BS: Tensor) -> Tensor:
