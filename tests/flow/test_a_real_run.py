@@ -82,8 +82,9 @@ def test_the_smoke_recipe_passes_all_stages(smoked: Smoked) -> None:
     assert smoked.said.stderr.count("done in") == 11
     lines = smoked.said.stdout.splitlines()
     sounds = [line.removeprefix("listen: ") for line in lines if line.endswith(".wav")]
-    heard = [sound for sound in sounds if (smoked.folder / sound).stat().st_size > 44]
-    assert len(heard) >= 3  # an untrained chatbot may stay silent
+    heard = {Path(one).name for one in sounds if (smoked.folder / one).stat().st_size > 44}
+    # an untrained chatbot or text-to-token model may stay silent
+    assert heard >= {"recording.wav", "reconstruction.wav"}
 
 
 def test_a_second_run_reuses_everything_and_imports_no_torch(smoked: Smoked) -> None:
