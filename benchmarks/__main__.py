@@ -59,9 +59,10 @@ def _lines(result: Result) -> Iterator[str]:
             if isinstance(value, int | float | str) and key != "ratio"
         )
         peers = ", ".join(f"{name} {side['median']:,}" for name, side in sides.items())
+        ratio = f"{config['ratio']:g} x" if "ratio" in config else ""
         yield (
             f"| `{result['figure']}` ({settings}), {result['unit']} "
-            f"| {ours:,} | {peers} | {config['ratio']:g} x |\n"
+            f"| {ours:,} | {peers} | {ratio} |\n"
         )
 
 

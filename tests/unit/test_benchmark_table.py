@@ -1,4 +1,5 @@
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -85,3 +86,11 @@ def test_the_last_line_of_a_benchmark_is_its_result(
 
     assert benchmarks.run("quick") == {"figure": "quick"}
     assert "on the way" in capsys.readouterr().out
+
+
+def test_the_readme_holds_the_table_of_the_kept_results(benchmarks: ModuleType) -> None:
+    results = json.loads(benchmarks.RESULTS.read_text())
+    _, _, rest = benchmarks.README.read_text().partition(benchmarks.BEGIN)
+
+    assert rest.partition(benchmarks.END)[0] == benchmarks.draw(results)
+    assert set(results) <= set(benchmarks.names())
