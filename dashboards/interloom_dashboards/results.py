@@ -1,26 +1,15 @@
 """The numbers of an evaluation with their intervals, and its examples to listen to."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
 from interloom.core.artifacts import ArtifactRef
+from interloom.evaluation.numbers import Number, fold_intervals
 from interloom.ports.catalog import Catalog
 from interloom.ports.store import ArtifactStore
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A result with its 95 % interval, where it has one."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +34,8 @@ def view(catalog: Catalog, store: ArtifactStore, evaluation: ArtifactRef) -> Res
     producer = catalog.producer(evaluation)
     metrics = catalog.metrics(producer) if producer else ()
     values = {metric.name: metric.value for metric in metrics if metric.step is None}
-    return ResultsView(str(evaluation), _numbers(values), _examples(store, evaluation))
-
-
-def _numbers(values: Mapping[str, float]) -> tuple[Number, ...]:
-    """Fold ``NAME/low``, ``NAME/high``, ``NAME/n`` into one line of ``NAME``."""
-    ends = ("/low", "/high", "/n")
-    shown = []
-    for name in sorted(values):
-        if name.endswith(ends):
-            continue
-        base = name.removesuffix("/accuracy")
-        low, high, count = (values.get(f"{name}{end}", values.get(f"{base}{end}")) for end in ends)
-        shown.append(Number(name, values[name], low, high, None if count is None else int(count)))
-    return tuple(shown)
+    numbers = sorted(fold_intervals(values), key=lambda number: number.name)
+    return ResultsView(str(evaluation), tuple(numbers), _examples(store, evaluation))
 
 
 def _examples(store: ArtifactStore, evaluation: ArtifactRef) -> tuple[Example, ...]:
@@ -86,7 +63,7 @@ def draw(shown: ResultsView) -> None:
                 "value": number.value,
                 "95 % from": number.low,
                 "to": number.high,
-                "of": number.n,
+                "of": number.num_items,
             }
             for number in shown.numbers
         ],

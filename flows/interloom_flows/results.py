@@ -7,6 +7,7 @@ from pathlib import Path
 
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import MissingError
+from interloom.evaluation.numbers import Number, fold_intervals
 from interloom.ports.catalog import Catalog, RunRecord, RunState
 from interloom.ports.store import ArtifactStore
 from interloom.stages.result import StageResult
@@ -14,23 +15,8 @@ from interloom_flows.recording import PIPELINES
 
 LAST = "last"
 _SEARCHED = 1000
-_SUFFIXES = ("/low", "/high", "/n")
 _KEPT = (".wav", ".json")
 _SPEECH_TOKENS = ("interleave/speech_tokens", "synthesis/accepted_tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A result; bounds of its interval and the number of items where it has them.
-
-    What had no items to be measured on has no value.
-    """
-
-    name: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    num_items: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +54,6 @@ def speech_costs(summary: RunSummary) -> Iterator[tuple[str, float, float]]:
 def result_metrics(result: StageResult) -> Iterator[tuple[str, float]]:
     """The numbers of a result, without the points of its curves."""
     return ((metric.name, metric.value) for metric in result.metrics if metric.step is None)
-
-
-def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
-    """One line a number: ``NAME/low``, ``NAME/high`` and ``NAME/n`` go with ``NAME``.
-
-    The value of a share may stand under ``NAME/accuracy``.
-    """
-    names = [name for name in values if not name.endswith(_SUFFIXES)]
-    measured = {f"{name.removesuffix('/accuracy')}/n" for name in names}
-    return tuple(_number(name, values) for name in names) + tuple(
-        Number(name.removesuffix("/n"), None, num_items=0)
-        for name, value in values.items()
-        if name.endswith("/n") and value == 0 and name not in measured
-    )
 
 
 def find_run(catalog: Catalog, name: str, needed: Collection[str] = ()) -> RunRecord:
@@ -138,9 +110,3 @@ def save_sounds(store: ArtifactStore, evaluation: ArtifactRef, folder: Path) -> 
             shutil.copyfile(store.local_path(shard), target)
             saved.append(target)
     return tuple(path for path in saved if path.suffix == ".wav")
-
-
-def _number(name: str, values: Mapping[str, float]) -> Number:
-    base = name.removesuffix("/accuracy")
-    low, high, count = (values.get(f"{name}{end}", values.get(f"{base}{end}")) for end in _SUFFIXES)
-    return Number(name, values[name], low, high, None if count is None else int(count))

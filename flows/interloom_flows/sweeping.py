@@ -18,10 +18,10 @@ from interloom.bootstrap import Services
 from interloom.config.overrides import parse_assignment
 from interloom.config.settings import same_environment
 from interloom.core.errors import ConfigError
+from interloom.evaluation.numbers import Number, fold_intervals
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.planning import Plan, named_corpora, resolve
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
-from interloom_flows.results import Number, fold_intervals
 from interloom_flows.sweeps import Sweep
 
 _COMMAND = (sys.executable, "-c", "from interloom_flows.cli import main; main()", "run")

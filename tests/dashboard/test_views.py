@@ -75,7 +75,7 @@ def test_a_result_carries_its_interval(world: Any) -> None:
     shown = results.view(world.catalog, world.store, world.evaluation)
 
     number = {item.name: item for item in shown.numbers}["cloze/S->S/story/accuracy"]
-    assert (number.value, number.low, number.high, number.n) == (0.6, 0.5, 0.7, 100)
+    assert (number.value, number.low, number.high, number.num_items) == (0.6, 0.5, 0.7, 100)
     assert [example.title for example in shown.examples] == ["The bot answers"]
 
 

@@ -9,9 +9,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from interloom.core.errors import ConfigError, MissingError
+from interloom.evaluation.numbers import Number
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
 from interloom_flows.recipes import load_recipe
-from interloom_flows.results import Number
 from interloom_flows.sweeping import ArmResult, grid_arms, is_apart, label_of, shown_names
 from interloom_flows.sweeps import load_sweep, sweep_names
 

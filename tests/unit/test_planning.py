@@ -9,6 +9,7 @@ from interloom.config.recipe import Recipe, recipe_of
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, MissingError
 from interloom.core.ids import new_run_id
+from interloom.evaluation.numbers import fold_intervals
 from interloom.ports.catalog import RunStart, RunState, Usage
 from interloom.stages.contract import StageContract, execute_stage
 from interloom.stages.pricing import Prices
@@ -27,7 +28,7 @@ from interloom_flows.planning import (
     stage_call,
 )
 from interloom_flows.recording import pipeline_run, record_plan
-from interloom_flows.results import find_run, fold_intervals, summarise
+from interloom_flows.results import find_run, summarise
 
 ALL = [step.stage for step in pretraining_steps(Recipe(name="r"))]
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from interloom.ports.catalog import RunRecord, RunState, Usage
-from interloom_flows.results import Number, RunSummary, speech_costs
+from interloom.evaluation.numbers import Number
+from interloom_flows.results import RunSummary, speech_costs
 
 STAGE = RunRecord(
     run_id="r",

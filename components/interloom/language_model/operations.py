@@ -26,7 +26,7 @@ def training_flops(model: AnyTransformer, batch: RowBatch) -> float:
 def _plain_flops(model: Transformer, batch: RowBatch) -> int:
     """A token attends to those before it in its document and to itself."""
     config = model.config
-    weights = sum(parameter.numel() for parameter in model.blocks.parameters())
+    weights = config.num_layers * config.block_parameters  # ZeRO 3 leaves a rank's modules empty
     head = model.vocab_size * config.hidden_size
     pairs = int((batch.positions_BL.astype(np.int64) + 1).sum())
     matrices = 2 * (weights * batch.tokens_BL.size + head * int(batch.is_target_BL.sum()))

@@ -16,7 +16,7 @@ EXPECTED_SPEECH = 0.62  # of the tokens of interleaved rows: spec section 4
 
 def show_budget(
     recipe: "Recipe",
-    drawn: Mapping[str, float] | None = None,
+    drawn: Mapping[str, float] | None,
     *,
     peak_tflops: float,
     mfu: float,
