@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from interloom.evaluation.numbers import Number
+from interloom.ports.catalog import RunRecord, RunState, Usage
 from interloom_flows.results import RunSummary, speech_costs
 
 STAGE = RunRecord(
