@@ -16,9 +16,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
+from _sides import OURS, compared, rates_in_turns, show
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
@@ -168,42 +170,25 @@ def compare(
     made = make_documents(words, documents)
     require_equal_ids(made, weaver, peer)
     sides: dict[str, Callable[[], object]] = {
-        "interloom": lambda: run_interloom(made, weaver),
+        OURS: lambda: run_interloom(made, weaver),
         "strings": lambda: run_strings(made, peer),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(TURNS):
-        for name, run in sides.items():
-            started = time.process_time()
-            run()
-            rates[name].append(words * documents / (time.process_time() - started))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    shown = {
-        name: {
-            "median": round(medians[name]),
-            "min": round(min(values)),
-            "max": round(max(values)),
-        }
-        for name, values in rates.items()
-    }
-    ratio = round(medians["interloom"] / medians["strings"], 2)
-    return {"words": words, "documents": documents} | shown | {"ratio": ratio}
+    rates = rates_in_turns(sides, words * documents, TURNS, time.process_time)
+    return {"words": words, "documents": documents} | compared(rates)
 
 
 def cost_by_length(weaver: Weaver) -> dict[str, int]:
     """Our own words a second for documents of several lengths."""
     made = {words: make_documents(words, WORDS_EACH // words) for words in LENGTHS}
-    rates: dict[int, list[float]] = {words: [] for words in LENGTHS}
-    for _ in range(TURNS):
-        for words, documents in made.items():
-            started = time.process_time()
-            run_interloom(documents, weaver)
-            rates[words].append(WORDS_EACH / (time.process_time() - started))
-    return {str(words): round(statistics.median(rates[words])) for words in LENGTHS}
+    tasks = {
+        str(words): partial(run_interloom, documents, weaver) for words, documents in made.items()
+    }
+    rates = rates_in_turns(tasks, WORDS_EACH, TURNS, time.process_time)
+    return {words: round(statistics.median(values)) for words, values in rates.items()}
 
 
 def main() -> None:
-    """Print one JSON object."""
+    """Print one line a length, then the figure as JSON."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer_texts = [" ".join(list_of(one["words"])) for one in make_documents(5000, 4)]
     text_tokenizer = TextTokenizer.train(tokenizer_texts, vocab_size=4000)
@@ -212,15 +197,13 @@ def main() -> None:
     weaver = Weaver(text_tokenizer, layout, made)
     peer = StringInterleaver(text_tokenizer, layout)
     configs = [compare(**config, weaver=weaver, peer=peer) for config in CONFIGS]
-    worst = min(float(str(config["ratio"])) for config in configs)
-    body = {
-        "figure": "interleaving",
-        "unit": "words/s of processor time",
-        "configs": configs,
-        "ratio": worst,
-        "interloom_by_words_of_a_document": cost_by_length(weaver),
-    }
-    print(json.dumps(body))
+    by_length = cost_by_length(weaver)
+    show(
+        "interleaving",
+        "words/s of processor time",
+        configs,
+        interloom_by_words_of_a_document=by_length,
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ counts is its peak resident memory above that of its inputs. Both losses and gra
 
 import json
 import resource
-import statistics
 import subprocess
 import sys
+
+from _sides import compared, show
 
 TURNS = 2
 # P1's 168,000 ids and rows of 8,192 tokens, halved: the whole needs 17 GB for torch's side.
@@ -71,22 +72,12 @@ def compare(config: dict[str, int]) -> dict[str, object]:
         if abs(ours[name] - theirs[name]) > 1e-3 * abs(theirs[name]):
             raise SystemExit(f"{name} differs: {ours[name]} and {theirs[name]}")
     peaks = {side: [one["mib"] for one in runs] for side, runs in taken.items()}
-    medians = {side: statistics.median(values) for side, values in peaks.items()}
-    spread = {
-        side: {"median": round(medians[side], 1), "min": min(values), "max": max(values)}
-        for side, values in peaks.items()
-    }
-    return config | spread | {"ratio": round(medians["torch"] / medians["interloom"], 2)}
+    return config | compared(peaks, 1, is_less_better=True)
 
 
 def main() -> None:
     """Print one line a size, then the figure as JSON."""
-    configs = [compare(config) for config in CONFIGS]
-    for config in configs:
-        print(config)
-    worst = min(float(str(config["ratio"])) for config in configs)
-    figure = {"figure": "loss_memory", "unit": "MiB", "configs": configs, "ratio": worst}
-    print(json.dumps(figure))
+    show("loss_memory", "MiB", [compare(config) for config in CONFIGS])
 
 
 if __name__ == "__main__":

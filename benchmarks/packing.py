@@ -6,15 +6,16 @@ each document every open row is looked at. A test checks that both need as many 
     python benchmarks/packing.py
 """
 
-import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
+from _sides import OURS, compared, rate, rates_in_turns, show
 
 from interloom.mixture.packing import pack_best_fit
 
+PEER = "linear best fit"
 ROW_LENGTH = 2048
 TURNS = 3
 MILLION = 1_000_000
@@ -43,65 +44,41 @@ def documents(count: int) -> list[int]:
     return [int(length) for length in np.clip(drawn, 8, ROW_LENGTH)]
 
 
-def rate(pack: Callable[[], int], count: int) -> tuple[float, int]:
-    """Documents a second, and rows."""
-    started_s = time.perf_counter()
-    rows = pack()
-    return count / (time.perf_counter() - started_s), rows
-
-
 def compare(count: int) -> dict[str, object]:
     """Both sides in turns over the same documents."""
     lengths = documents(count)
-    ours, theirs = [], []
-    for _ in range(TURNS):
-        our_rate, our_rows = rate(lambda: pack_best_fit(lengths, ROW_LENGTH).num_rows, count)
-        their_rate, their_rows = rate(lambda: linear_best_fit(lengths, ROW_LENGTH), count)
-        ours.append(our_rate)
-        theirs.append(their_rate)
-    return {
-        "documents": count,
-        "interloom": summary(ours),
-        "linear best fit": summary(theirs),
-        "rows": {"interloom": our_rows, "linear best fit": their_rows},
-        "ratio": round(statistics.median(ours) / statistics.median(theirs), 2),
-    }
+    rows = {}
+
+    def ours() -> None:
+        rows[OURS] = pack_best_fit(lengths, ROW_LENGTH).num_rows
+
+    def theirs() -> None:
+        rows[PEER] = linear_best_fit(lengths, ROW_LENGTH)
+
+    rates = rates_in_turns({OURS: ours, PEER: theirs}, count, TURNS)
+    return {"documents": count, "rows": rows} | compared(rates)
 
 
 def million() -> dict[str, object]:
     """Interloom's side alone on a million documents, for which the peer would need hours."""
     lengths = documents(MILLION)
-    rates = [
-        rate(lambda: pack_best_fit(lengths, ROW_LENGTH).num_rows, MILLION) for _ in range(TURNS)
+    rows = []
+    seconds = [
+        1 / rate(lambda: rows.append(pack_best_fit(lengths, ROW_LENGTH).num_rows), 1, perf_counter)
+        for _ in range(TURNS)
     ]
     least = -(-sum(lengths) // ROW_LENGTH)
-    seconds = statistics.median(MILLION / one for one, _ in rates)
-    over = rates[0][1] / least - 1
     return {
         "documents": MILLION,
-        "seconds": round(seconds, 2),
-        "rows over the least": f"{over:.4%}",
-    }
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates)),
-        "min": round(min(rates)),
-        "max": round(max(rates)),
+        "seconds": round(statistics.median(seconds), 2),
+        "rows over the least": f"{rows[0] / least - 1:.4%}",
     }
 
 
 def main() -> None:
     """Print one line a size, then the figure as JSON."""
-    configs = [compare(count) for count in SIZES]
-    for config in (*configs, million()):
-        print(config)
-    worst = min(float(str(config["ratio"])) for config in configs)
-    print(
-        json.dumps({"figure": "packing", "unit": "documents/s", "configs": configs, "ratio": worst})
-    )
+    print(million())
+    show("packing", "documents/s", [compare(count) for count in SIZES])
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ store, theirs by ``dvc add`` (hard links, no copies) and ``dvc push``. After eac
 """
 
 import hashlib
-import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from _sides import OURS, compared, rates_in_turns, show
 
 from interloom.adapters.dvc_export import export_dvc, remote_options
 from interloom.adapters.stores import open_store_at
@@ -106,14 +105,12 @@ def publish_dvc(server: S3Server, files: Path, scratch: Path) -> None:
     dvc(repository, "push", "-q")
 
 
-def rate(
-    publish: Callable[[S3Server, Path, Path], object], server: S3Server, files: Path, count: int
-) -> float:
-    """Recordings a second."""
+def in_scratch(
+    publish: Callable[[S3Server, Path, Path], object], server: S3Server, files: Path
+) -> None:
+    """Publish once, in a folder of its own."""
     with tempfile.TemporaryDirectory(dir=files.parent) as scratch:
-        started_s = time.perf_counter()
         publish(server, files, Path(scratch))
-        return count / (time.perf_counter() - started_s)
 
 
 def read_back(server: S3Server, files: Path) -> None:
@@ -138,27 +135,13 @@ def compare(server: S3Server, folder: Path, count: int) -> dict[str, Any]:
     """Both sides in turns over the same files."""
     files = folder / f"files-{count}"
     make_files(files, count)
-    ours, theirs = [], []
-    for _ in range(TURNS[count]):
-        ours.append(rate(publish_ours, server, files, count))
-        theirs.append(rate(publish_dvc, server, files, count))
+    tasks = {
+        OURS: partial(in_scratch, publish_ours, server, files),
+        "dvc": partial(in_scratch, publish_dvc, server, files),
+    }
+    rates = rates_in_turns(tasks, count, TURNS[count])
     read_back(server, files)
-    return {
-        "recordings": count,
-        "interloom": summary(ours),
-        "dvc": summary(theirs),
-        "ratio": round(statistics.median(ours) / statistics.median(theirs), 2),
-        "dvc_pull_reads_it_back": True,
-    }
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates), 1),
-        "min": round(min(rates), 1),
-        "max": round(max(rates), 1),
-    }
+    return {"recordings": count, "dvc_pull_reads_it_back": True} | compared(rates, 1)
 
 
 def main() -> None:
@@ -167,16 +150,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="interloom-bench-") as folder,
         s3_server(Path(folder) / "server") as server,
     ):
-        configs = []
-        for count in TURNS:
-            configs.append(compare(server, Path(folder), count))
-            print(configs[-1], flush=True)
-    worst = min(config["ratio"] for config in configs)
-    print(
-        json.dumps(
-            {"figure": "publish", "unit": "recordings/s", "configs": configs, "ratio": worst}
-        )
-    )
+        configs = [compare(server, Path(folder), count) for count in TURNS]
+    show("publish", "recordings/s", configs)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,8 @@ ours are the exactly nearest ones, so where both differ the peer's must be the f
     python benchmarks/quantizer.py
 """
 
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-
 import torch
+from _sides import OURS, compared, rates_in_turns, show
 from vector_quantize_pytorch import VectorQuantize
 
 from interloom.config.speech_tokenizer import QuantizerConfig
@@ -40,13 +36,6 @@ def vectors_of(codebook: EmaCodebook, count: int) -> torch.Tensor:
     return codebook.weight[picks] + 0.7 * noise
 
 
-def rate(look_up: Callable[[], object], count: int) -> float:
-    """Vectors a second."""
-    started_s = time.perf_counter()
-    look_up()
-    return count / (time.perf_counter() - started_s)
-
-
 def count_worse(ours: EmaCodebook, vectors: torch.Tensor, theirs_N: torch.Tensor) -> int:
     """How many of the peer's codes are nearer than ours; there must be none."""
     apart = [
@@ -54,15 +43,6 @@ def count_worse(ours: EmaCodebook, vectors: torch.Tensor, theirs_N: torch.Tensor
         for codes in (ours.nearest(vectors), theirs_N)
     ]
     return int((apart[1] < apart[0]).sum())
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates)),
-        "min": round(min(rates)),
-        "max": round(max(rates)),
-    }
 
 
 @torch.no_grad()
@@ -74,29 +54,17 @@ def compare(width: int, size: int, count: int) -> dict[str, object]:
     differing = int((ours.nearest(vectors) != codes).sum())
     if count_worse(ours, vectors, codes):
         raise SystemExit("a code of the peer is nearer than ours")
-    our_rates, their_rates = [], []
-    for _ in range(TURNS):
-        our_rates.append(rate(lambda: ours.nearest(vectors), count))
-        their_rates.append(rate(lambda: theirs(vectors[None]), count))
-    return {
-        "width": width,
-        "codes": size,
-        "interloom": summary(our_rates),
-        "vector-quantize-pytorch": summary(their_rates),
-        "differing": differing,
-        "ratio": round(statistics.median(our_rates) / statistics.median(their_rates), 2),
+    tasks = {
+        OURS: lambda: ours.nearest(vectors),
+        "vector-quantize-pytorch": lambda: theirs(vectors[None]),
     }
+    rates = rates_in_turns(tasks, count, TURNS)
+    return {"width": width, "codes": size, "differing": differing} | compared(rates)
 
 
 def main() -> None:
     """Print one line a shape, then the figure as JSON."""
-    configs = []
-    for shape in SHAPES:
-        configs.append(compare(*shape))
-        print(configs[-1])
-    worst = min(float(str(config["ratio"])) for config in configs)
-    figure = {"figure": "quantizer", "unit": "vectors/s", "configs": configs, "ratio": worst}
-    print(json.dumps(figure))
+    show("quantizer", "vectors/s", [compare(*shape) for shape in SHAPES])
 
 
 if __name__ == "__main__":

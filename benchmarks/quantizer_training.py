@@ -6,12 +6,8 @@ restarts are off, since the peer has another rule. The codes of the first step a
     python benchmarks/quantizer_training.py
 """
 
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-
 import torch
+from _sides import OURS, compared, rates_in_turns, show
 from vector_quantize_pytorch import VectorQuantize
 
 from interloom.config.speech_tokenizer import QuantizerConfig
@@ -51,56 +47,23 @@ def their_step(quantizer: VectorQuantize, vectors: torch.Tensor) -> torch.Tensor
     return chosen
 
 
-def rate(step: Callable[[], torch.Tensor], count: int) -> float:
-    """Vectors a second."""
-    started_s = time.perf_counter()
-    step()
-    return count / (time.perf_counter() - started_s)
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates)),
-        "min": round(min(rates)),
-        "max": round(max(rates)),
-    }
-
-
 def compare(width: int, size: int, count: int) -> dict[str, object]:
     """Both sides in turns over the same vectors."""
     ours, theirs = both_sides(width, size)
     vectors = torch.randn(count, width, generator=torch.Generator().manual_seed(1))
     vectors.requires_grad_()
     differing = int((our_step(ours, vectors) != their_step(theirs, vectors)).sum())
-    our_rates, their_rates = [], []
-    for _ in range(TURNS):
-        our_rates.append(rate(lambda: our_step(ours, vectors), count))
-        their_rates.append(rate(lambda: their_step(theirs, vectors), count))
-    return {
-        "width": width,
-        "codes": size,
-        "interloom": summary(our_rates),
-        "vector-quantize-pytorch": summary(their_rates),
-        "differing": differing,
-        "ratio": round(statistics.median(our_rates) / statistics.median(their_rates), 2),
+    tasks = {
+        OURS: lambda: our_step(ours, vectors),
+        "vector-quantize-pytorch": lambda: their_step(theirs, vectors),
     }
+    rates = rates_in_turns(tasks, count, TURNS)
+    return {"width": width, "codes": size, "differing": differing} | compared(rates)
 
 
 def main() -> None:
     """Print one line a shape, then the figure as JSON."""
-    configs = []
-    for shape in SHAPES:
-        configs.append(compare(*shape))
-        print(configs[-1])
-    worst = min(float(str(config["ratio"])) for config in configs)
-    figure = {
-        "figure": "quantizer_training",
-        "unit": "vectors/s",
-        "configs": configs,
-        "ratio": worst,
-    }
-    print(json.dumps(figure))
+    show("quantizer_training", "vectors/s", [compare(*shape) for shape in SHAPES])
 
 
 if __name__ == "__main__":

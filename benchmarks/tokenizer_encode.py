@@ -8,13 +8,11 @@ needs no padding, must have the same codes on both sides.
     python benchmarks/tokenizer_encode.py
 """
 
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from _sides import OURS, compared, rates_in_turns, show
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
@@ -126,22 +124,6 @@ def clips() -> list[Waveform]:
     return [made[place] for place in rng.permutation(len(made))]
 
 
-def rate(encode: Callable[[], object], seconds: float) -> float:
-    """Seconds of speech a second."""
-    started_s = time.perf_counter()
-    encode()
-    return seconds / (time.perf_counter() - started_s)
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates), 1),
-        "min": round(min(rates), 1),
-        "max": round(max(rates), 1),
-    }
-
-
 def main() -> None:
     """Print the figure as JSON."""
     ours, peer = build()
@@ -151,23 +133,13 @@ def main() -> None:
     if differing > 1:  # a near tie may fall on the other side of fp32 rounding
         raise SystemExit(f"{differing} codes of the longest clip differ")
     seconds = sum(map(len, waveforms)) / 16_000
-    our_rates, their_rates = [], []
-    for _ in range(TURNS):
-        our_rates.append(rate(lambda: ours.encode(waveforms), seconds))
-        their_rates.append(rate(lambda: peer.encode(waveforms), seconds))
-    ratio = round(statistics.median(our_rates) / statistics.median(their_rates), 2)
-    config = {
-        "clips": len(waveforms),
-        "seconds": round(seconds),
-        "interloom": summary(our_rates),
-        "transformers and vector-quantize-pytorch": summary(their_rates),
-        "differing": differing,
-        "ratio": ratio,
+    tasks = {
+        OURS: lambda: ours.encode(waveforms),
+        "transformers and vector-quantize-pytorch": lambda: peer.encode(waveforms),
     }
-    print(config)
-    unit = "seconds of speech a second"
-    figure = {"figure": "tokenizer_encode", "unit": unit, "configs": [config], "ratio": ratio}
-    print(json.dumps(figure))
+    config = {"clips": len(waveforms), "seconds": round(seconds), "differing": differing}
+    rates = rates_in_turns(tasks, seconds, TURNS)
+    show("tokenizer_encode", "seconds of speech a second", [config | compared(rates, 1)])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from _sides import compared, show
+
 TURNS = 3
 STEPS, UNCOUNTED = 14, 4
 ROWS, WIDTH, LAYERS, HEADS, KV_HEADS, FFN = 4, 256, 4, 8, 4, 704
@@ -266,31 +268,14 @@ def compare(config: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"the loss curves are {apart:.2e} apart")
     tokens = ROWS * config["row_length"]
     rates = {side: [tokens / one["s"] for one in runs] for side, runs in taken.items()}
-    medians = {side: statistics.median(values) for side, values in rates.items()}
-    spread = {
-        side: {"median": round(medians[side]), "min": round(min(r)), "max": round(max(r))}
-        for side, r in rates.items()
-    }
     waits = [one["data_wait"] for one in taken["interloom"]]
-    return (
-        config
-        | spread
-        | {
-            "losses apart": f"{apart:.1e}",
-            "data wait": f"{statistics.median(waits):.2%}",
-            "ratio": round(medians["interloom"] / medians["transformers"], 2),
-        }
-    )
+    found = {"losses apart": f"{apart:.1e}", "data wait": f"{statistics.median(waits):.2%}"}
+    return config | found | compared(rates)
 
 
 def main() -> None:
     """Print one line a kind of rows, then the figure as JSON."""
-    configs = [compare(config) for config in CONFIGS]
-    for config in configs:
-        print(config)
-    worst = min(float(config["ratio"]) for config in configs)
-    figure = {"figure": "train_step", "unit": "tokens/s", "configs": configs, "ratio": worst}
-    print(json.dumps(figure))
+    show("train_step", "tokens/s", [compare(config) for config in CONFIGS])
 
 
 if __name__ == "__main__":
