@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from interloom.core.artifacts import ArtifactRef
+from interloom.corpora.permission import consents_of
 from interloom.ports.catalog import Catalog, Metric
 from interloom_flows.tracing import ArtifactLineage, Made, artifact_lineage
 
@@ -24,6 +25,7 @@ def card(catalog: Catalog, artifact: ArtifactRef, *, currency: str) -> str:
     parts = [
         _heading(held),
         _licences(catalog, held),
+        _consents(catalog, held),
         _sources(catalog, held),
         _mixture(catalog, held),
         _making(catalog, held, currency),
@@ -62,6 +64,20 @@ def _licences(catalog: Catalog, held: ArtifactLineage) -> Iterator[str]:
         yield f"- {tag}: {', '.join(sorted(set(names)))}"
     if not by_licence:
         yield "No licence is recorded of anything that went in."
+
+
+def _consents(catalog: Catalog, held: ArtifactLineage) -> Iterator[str]:
+    """What the speakers of everything that went in agreed to."""
+    by_consent: dict[str, list[str]] = {}
+    for made in (*held.ancestors, held.subject):
+        for tag in consents_of(catalog.manifest(made.artifact)):
+            by_consent.setdefault(tag, []).append(_name(made).rpartition("@")[0] or _name(made))
+    yield "## Consent of the speakers"
+    yield ""
+    for tag, names in sorted(by_consent.items()):
+        yield f"- {tag}: {', '.join(sorted(set(names)))}"
+    if not by_consent:
+        yield "Nobody is heard in anything that went in."
 
 
 def _sources(catalog: Catalog, held: ArtifactLineage) -> Iterator[str]:

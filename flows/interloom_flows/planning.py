@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from interloom.config.recipe import Recipe
-from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef, parse_ref
 from interloom.core.errors import ConfigError
-from interloom.corpora.permission import BlockList, require_licences
+from interloom.corpora.permission import BlockList, require_consents, require_licences
 from interloom.ports.catalog import Catalog, DatasetVersion, RunRecord, StageHit, Usage
 from interloom.stages.closure import steady_code
 from interloom.stages.contract import (
@@ -178,10 +178,12 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
 
     Raises:
         ConfigError: Nothing stands behind an ``@``, or ``start`` is no language model.
-        DataError: One holds rows under a licence that the recipe does not allow.
+        DataError: One is under a licence, or holds speech by a consent, that the recipe does not
+            allow; so are weights that it starts from.
         MissingError: One is not in the catalog.
     """
     source, start = recipe.ingest.source, _start(catalog, recipe)
+    _check_weights(catalog, recipe, start)
     if source.kind == "starter":
         return start
     names = {"speech": source.speech, "text": source.text, "dialogues": source.dialogues}
@@ -191,7 +193,28 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
     blocked = BlockList.of(blocked_entries(catalog))
     licences = {version.name: blocked.allowed(version.licences) for version in held.values()}
     require_licences(recipe.ingest.only_licences, licences)
+    manifests = {version.name: catalog.manifest(version.ref) for version in held.values()}
+    require_consents(recipe.ingest.only_consents, manifests)
     return {field: version.ref for field, version in held.items()} | start
+
+
+def _check_weights(catalog: Catalog, recipe: Recipe, start: Mapping[str, ArtifactRef]) -> None:
+    """Refuse to start from weights, or with a tokenizer, that the recipe does not allow.
+
+    Raises:
+        DataError: Names what is under another licence, or learnt from speech by another consent.
+        MissingError: One is not in the catalog.
+    """
+    only = recipe.ingest
+    if not only.only_licences and not only.only_consents:
+        return
+    tokenizer = recipe.tokenizer.start_from
+    refs = [*start.values(), *([parse_ref(tokenizer)] if tokenizer is not None else [])]
+    manifests = {str(ref): catalog.manifest(ref) for ref in refs}
+    require_licences(
+        only.only_licences, {name: manifest.licences for name, manifest in manifests.items()}
+    )
+    require_consents(only.only_consents, manifests)
 
 
 def _start(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:

@@ -202,6 +202,29 @@ def test_an_artifact_without_shards_is_refused(store: ArtifactStore) -> None:
         draft.commit()
 
 
+def derive(
+    store: ArtifactStore, *parents: ArtifactRef, consents: tuple[str, ...] = ()
+) -> ArtifactRef:
+    with store.draft(ArtifactKind.LANGUAGE_MODEL) as draft:
+        with draft.shard("weights") as shard:
+            shard.path.write_text(f"of {len(parents)}")
+        return draft.commit(parents=parents, consents=consents)
+
+
+def test_consents_are_carried_from_parents_to_whatever_is_made_of_them(
+    store: ArtifactStore,
+) -> None:
+    written = write(store, a=b"one")
+    heard = [derive(store, consents=(tag,)) for tag in ("research", "any use")]
+
+    model = derive(store, derive(store, *heard, written))
+
+    assert store.manifest(derive(store, written)).consents == ()
+    assert store.manifest(model).consents == ("any use", "research")
+    with pytest.raises(MissingError, match="does not hold artifact eeee"):
+        derive(store, ArtifactRef(KIND, "e" * 64))
+
+
 def test_a_reference_of_another_kind_is_refused(store: ArtifactStore) -> None:
     ref = write(store, a=b"one")
 

@@ -28,12 +28,20 @@ def test_a_manifest_survives_json() -> None:
         parents=(parent,),
         licences=("Apache-2.0",),
         facts={"frame_rate_hz": "25/2"},
+        consents=("research",),
     )
 
     again = Manifest.from_json(manifest.to_json())
 
     assert again == manifest
     assert again.ref == manifest.ref
+
+
+def test_a_manifest_in_which_nobody_is_heard_says_nothing_of_consent() -> None:
+    manifest = Manifest(ArtifactKind.TASKS, (shard("a"),))
+
+    assert b"consents" not in manifest.to_json()
+    assert Manifest.from_json(manifest.to_json()).consents == ()
 
 
 def test_the_id_does_not_depend_on_the_order_of_shards_or_facts() -> None:

@@ -32,8 +32,9 @@ def catalog() -> Iterator[SqlCatalog]:
 def manifest(
     kind: ArtifactKind, *parents: ArtifactRef, licence: str = "MIT", **counts: int
 ) -> Manifest:
+    heard = ("research",) if counts.get("samples") else ()
     shard = Shard("rows", kind.value.ljust(64, "0"), "0" * 32, 10, counts)
-    return Manifest(kind, (shard,), parents, (licence,))
+    return Manifest(kind, (shard,), parents, (licence,), consents=heard)
 
 
 def publish(
@@ -118,6 +119,7 @@ def test_a_model_card_says_what_lineage_knows(catalog: SqlCatalog, model: Artifa
         f"- id: `{model.id}` (sha256 of its manifest)",
         "- CC0-1.0: tiny/ingest.rows",
         "- MIT: tiny/mix.rows, tiny/pretrain.model",
+        "- research: tiny/ingest.rows",
         "| tiny/ingest.rows | 1 | 5 | 1.00 |",
         "| speech | 1,000 | 990 | 0.50 |",
         "- trained for 400 optimizer steps",

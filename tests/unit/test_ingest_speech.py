@@ -106,6 +106,23 @@ def test_a_manifest_in_tsv_is_read(store: MemoryStore, corpus: Path) -> None:
     assert (outcome.accepted, outcome.refused) == (2, 0)
 
 
+def test_what_speakers_agreed_to_is_noted_of_the_rows_that_are_taken(
+    store: MemoryStore, corpus: Path
+) -> None:
+    rows: Rows = [
+        {"path": "audio/good.flac", "text": "one", "consent": "research"},
+        {"path": "audio/other.wav", "text": "two"},
+        {"path": "audio/zero.flac", "text": "silent", "consent": "refused with its row"},
+    ]
+    path = manifest(corpus, rows)
+
+    unnamed = take(store, path)
+    named = take(store, path, OPTIONS.model_copy(update={"consent": "any use"}))
+
+    assert store.manifest(unnamed.corpus).consents == ("research", "unrecorded")
+    assert store.manifest(named.corpus).consents == ("any use", "research")
+
+
 def test_a_folder_is_read_by_the_manifest_in_it(store: MemoryStore, corpus: Path) -> None:
     manifest(corpus, [{"path": "audio/good.flac", "text": "hello"}])
 

@@ -57,7 +57,7 @@ from interloom.stages.train_text_to_token import TrainTextToTokenRequest, train_
 from interloom.testing import toy_speech
 from interloom.testing.engine import PlainEngine
 from interloom.testing.gate import PlainGate
-from interloom.testing.store import MemoryStore
+from interloom.testing.store import MemoryStore, stand_in
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
 from interloom.text_to_token.spans import SpanRequest, SpanResult
 from interloom.vocabulary.layout import VocabularyLayout
@@ -570,7 +570,7 @@ def recorded_request(**changes: Any) -> InterleaveRequest:
     """Spans cut out of the toy language's recordings."""
     made = world()
     config = changed(speech="recorded", policy=TextThenSpeech(min_text_words=2, max_text_words=6))
-    fields = {"text_to_token": ArtifactRef(ArtifactKind.TEXT_TO_TOKEN_MODEL, "d" * 64)}
+    fields = {"text_to_token": stand_in(made.store, ArtifactKind.TEXT_TO_TOKEN_MODEL)}
     fields |= {"text": made.text, "tokens": made.tokens, "tokenizer": made.tokenizer}
     fields |= {"text_tokenizer": made.text_tokenizer}
     return InterleaveRequest.model_validate(fields | {"config": config} | changes)

@@ -13,10 +13,9 @@ from interloom.config.recipe import recipe_of
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.core.ids import new_run_id
-from interloom.corpora.assemble import write_speech
 from interloom.corpora.ingest_text import ingest_text
 from interloom.corpora.permission import BlockList, require_licences
-from interloom.corpora.tables import read_table
+from interloom.corpora.tables import UTTERANCES, read_table, write_table
 from interloom.ports.catalog import Block, BlockKind, RunStart
 from interloom.ports.progress import NoProgress
 from interloom.ports.workspace import Workspace
@@ -41,7 +40,7 @@ def contract(tmp_path: Path) -> Iterator[StageContract]:
         )
 
 
-def spoken(store: MemoryStore) -> ArtifactRef:
+def spoken(store: MemoryStore, *consents: str) -> ArtifactRef:
     rows: Iterator[Mapping[str, Any]] = (
         {
             "id": f"u{index}",
@@ -57,7 +56,9 @@ def spoken(store: MemoryStore) -> ArtifactRef:
         }
         for index in range(60)
     )
-    return write_speech(store, rows, licences=("CC0-1.0",))
+    with store.draft(ArtifactKind.SPEECH_CORPUS) as draft:
+        write_table(draft, "utterances", UTTERANCES, rows)
+        return draft.commit(licences=("CC0-1.0",), consents=consents)
 
 
 def written(store: MemoryStore, folder: Path, blocked: tuple[str, ...] = ()) -> Any:
@@ -74,12 +75,12 @@ def written(store: MemoryStore, folder: Path, blocked: tuple[str, ...] = ()) -> 
     return ingest_text(path, options, store=store, progress=NoProgress())
 
 
-def taken_in(contract: StageContract, folder: Path) -> IngestRequest:
+def taken_in(contract: StageContract, folder: Path, *consents: str) -> IngestRequest:
     """Corpora of one's own in the catalog, and the request that reads them."""
     store = contract.store
     assert isinstance(store, MemoryStore)
     folder.mkdir(exist_ok=True)
-    refs = {"voices": spoken(store), "texts": written(store, folder).corpus}
+    refs = {"voices": spoken(store, *consents), "texts": written(store, folder).corpus}
     for name, ref in refs.items():
         run_id = new_run_id()
         contract.catalog.start_run(RunStart(run_id, "ingest", name))
@@ -213,6 +214,49 @@ def test_a_recipe_that_allows_other_licences_only_is_refused(
     assert named_corpora(contract.catalog, wanted)
     made = run(contract, request.model_copy(update={"config": config})).result.outputs()
     assert contract.store.manifest(made["text"]).licences == ("MIT",)
+
+
+def test_a_recipe_that_asks_for_another_consent_is_refused(
+    contract: StageContract, tmp_path: Path
+) -> None:
+    asked = ("research",)
+    own = IngestConfig(source=OWN.source, heldout_share=0.2, only_consents=asked)
+    wanted = recipe_of({"name": "r", "ingest": own.model_dump()})
+    told = r"only the consent research, but .*%s; add it to ingest\.only_consents"
+
+    held: dict[str, tuple[str, ...]] = {"unrecorded": (), "no-synthesis": (*asked, "no-synthesis")}
+    for found, consents in held.items():
+        request = taken_in(contract, tmp_path / "own", *consents)
+        with pytest.raises(DataError, match=told % f"voices holds {found}"):
+            named_corpora(contract.catalog, wanted)
+        with pytest.raises(DataError, match=told % rf"\S+ holds {found}"):
+            run(contract, request.model_copy(update={"config": own}))
+
+    request = taken_in(contract, tmp_path / "own", "research")
+    assert named_corpora(contract.catalog, wanted)["speech"] == request.speech
+    made = run(contract, request.model_copy(update={"config": own})).result.outputs()
+    carried = {name: contract.store.manifest(ref).consents for name, ref in made.items()}
+    assert (carried["speech"], carried["text"]) == (asked, ())
+    assert carried["text_tokenizer"] == asked  # it has read the transcripts
+
+
+def test_a_recipe_does_not_start_from_weights_that_it_does_not_allow(
+    contract: StageContract,
+) -> None:
+    store, catalog = contract.store, contract.catalog
+    with store.draft(ArtifactKind.TOKENIZER_MODEL) as draft:
+        with draft.shard("weights") as shard:
+            shard.path.write_text("weights")
+        ref = draft.commit(licences=("CC-BY-NC-4.0",))
+    run_id = new_run_id()
+    catalog.start_run(RunStart(run_id, "ingest_tokenizer", "whisper"))
+    catalog.publish_dataset("whisper", store.manifest(ref), run_id)
+    start = [f'tokenizer.start_from="{ref.kind}:{ref.id}"']
+    wanted = recipe_of({"name": "r"}, [*start, 'ingest.only_licences=["CC0-1.0"]'])
+
+    assert named_corpora(catalog, recipe_of({"name": "r"}, start)) == {}
+    with pytest.raises(DataError, match=r"only CC0-1\.0, but tokenizer_model:\w+ holds CC-BY-NC"):
+        named_corpora(catalog, wanted)
 
 
 def test_the_starter_world_holds_to_the_licences_and_the_block_list(tmp_path: Path) -> None:

@@ -24,11 +24,11 @@ from interloom.stages.mix import MixRequest, MixResult, mix
 from interloom.stages.pretrain import PretrainRequest
 from interloom.testing import catalog as catalogs
 from interloom.testing.launcher import InlineLauncher
-from interloom.testing.store import MemoryStore
+from interloom.testing.store import MemoryStore, stand_in
 from interloom.text.bpe import FILE, TextTokenizer
 from interloom_flows.tracing import find_rows, trace_row, trace_step
 
-TOKENIZER = ArtifactRef(ArtifactKind.TOKENIZER_MODEL, "7" * 64)
+TOKENIZER = stand_in(MemoryStore(), ArtifactKind.TOKENIZER_MODEL)
 NUM_STEPS = 5
 CONFIG = PretrainConfig.model_validate(
     {"rows_per_batch": 2, "train": {"num_steps": NUM_STEPS, "learning_rate": 0.1}}
@@ -95,6 +95,7 @@ def mixed(contract: StageContract, tmp_path: Path) -> MixResult:
         }
         for index in range(20)
     ]
+    stand_in(contract.store, ArtifactKind.TOKENIZER_MODEL)
     with contract.store.draft(ArtifactKind.TEXT_TOKENIZER) as draft:
         with draft.shard(FILE) as shard:
             TextTokenizer.train(["the fox sees the owl"] * 4, vocab_size=270).save(shard.path)

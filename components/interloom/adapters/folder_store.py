@@ -83,7 +83,7 @@ class FolderStore:
                     self.keep_object(file, shard)
                 self.keep_artifact(manifest, folder)
 
-            yield StagedDraft(kind, folder, keep)
+            yield StagedDraft(kind, folder, keep, self.manifest)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""

@@ -243,7 +243,10 @@ def _facets(held: EventDataset) -> dict[str, Any]:
             producer=PRODUCER,
         ),
         "interloom_licence": _own(
-            "dataset", "LicenceDatasetFacet", licences=sorted(manifest.licences)
+            "dataset",
+            "LicenceDatasetFacet",
+            licences=sorted(manifest.licences),
+            consents=sorted(manifest.consents),
         ),
     }
     counts = {name: manifest.count(name) for name in _TOKENS}

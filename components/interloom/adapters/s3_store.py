@@ -118,7 +118,7 @@ class S3Store:
                     self._cache.keep_object(file, shard)
                 self._make_room(sum(shard.num_bytes for shard in files.values()))
 
-            yield StagedDraft(kind, folder, keep)
+            yield StagedDraft(kind, folder, keep, self.manifest)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``, its bytes checked against the id."""

@@ -22,6 +22,7 @@ from interloom.ports.store import ShardDraft
 BLOCK_BYTES = 1 << 20
 
 Keep = Callable[[Manifest, Mapping[Path, Shard]], None]
+ManifestOf = Callable[[ArtifactRef], Manifest]
 
 
 class Digests:
@@ -58,12 +59,18 @@ class Digests:
 
 
 class StagedDraft:
-    """An ``ArtifactDraft`` in a folder; ``keep`` stores its files, its tree and its manifest."""
+    """An ``ArtifactDraft`` in a folder; ``keep`` stores its files, its tree and its manifest.
 
-    def __init__(self, kind: ArtifactKind, staging: Path, keep: Keep) -> None:
+    ``manifest_of`` gives the manifests of its parents, whose consents it carries on.
+    """
+
+    def __init__(
+        self, kind: ArtifactKind, staging: Path, keep: Keep, manifest_of: ManifestOf
+    ) -> None:
         self._kind = kind
         self._staging = staging
         self._keep = keep
+        self._manifest_of = manifest_of
         self._files: dict[Path, Shard] = {}
 
     @contextmanager
@@ -94,21 +101,25 @@ class StagedDraft:
         *,
         parents: Sequence[ArtifactRef] = (),
         licences: Sequence[str] = (),
+        consents: Sequence[str] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> ArtifactRef:
         """Store the shards, then the tree, then the manifest.
 
         Raises:
             DataError: There is no shard.
+            MissingError: The store does not hold a parent.
         """
         if not self._files:
             raise DataError(f"a {self._kind} without shards cannot be committed")
+        carried = (tag for parent in parents for tag in self._manifest_of(parent).consents)
         manifest = Manifest(
             kind=self._kind,
             shards=tuple(sorted(self._files.values(), key=lambda shard: shard.path)),
             parents=tuple(sorted(set(parents))),
             licences=tuple(sorted(set(licences))),
             facts=dict(facts or {}),
+            consents=tuple(sorted({*consents, *carried})),
         )
         self._keep(manifest, self._files)
         return manifest.ref

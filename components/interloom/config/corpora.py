@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, StringConstraints
 
 from interloom.config.base import Frozen
+from interloom.core.artifacts import UNRECORDED
 
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 
 
@@ -51,8 +53,11 @@ class IngestConfig(Frozen):
         text_tokenizer: Take this tokenizer, ``text_tokenizer:ID`` as ``interloom ingest base``
             gives it, rather than train one; ``text_vocab_size`` is the number of its ids.
         heldout_share: Part of utterances, documents and dialogues that no stage trains on.
-        only_licences: SPDX tags; a corpus with a row under another one is refused. None given
-            allows all.
+        only_licences: SPDX tags; a corpus with a row under another one is refused, and so are
+            weights that the recipe starts from. None given allows all.
+        only_consents: A corpus is refused if somebody who is heard in it agreed to something else;
+            ``unrecorded`` stands for recordings of which no consent was named. None given allows
+            all.
     """
 
     source: Annotated[StarterWorld | CatalogCorpora, Field(discriminator="kind")] = StarterWorld()
@@ -60,6 +65,7 @@ class IngestConfig(Frozen):
     text_tokenizer: TextTokenizerRef | None = None
     heldout_share: Share = 0.08
     only_licences: tuple[str, ...] = ()
+    only_consents: tuple[str, ...] = ()
 
 
 class SpeechLimits(Frozen):
@@ -101,6 +107,8 @@ class TakeIn(Frozen):
     Attributes:
         name: Of the data set; the ``source`` of each row.
         licence: SPDX tag for rows that name none.
+        consent: What the speakers of recordings that name none agreed to, in the installation's
+            words, such as ``research``.
         speech: Limits of recordings.
         text: Limits of documents.
         labelled_by: The recogniser that transcribes recordings without a transcript.
@@ -110,6 +118,7 @@ class TakeIn(Frozen):
 
     name: str
     licence: str = "LicenseRef-unknown"
+    consent: Tag = UNRECORDED
     labelled_by: Literal["moonshine"] | None = None
     speech: SpeechLimits = SpeechLimits()
     text: TextLimits = TextLimits()

@@ -17,6 +17,8 @@ from interloom.core.errors import DataError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
+UNRECORDED = "unrecorded"  # the consent of recordings of which none was named
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_PART = 255  # bytes of a file's name
 
@@ -99,6 +101,8 @@ class Manifest:
         shards: In order of path.
         parents: The artifacts it was made from.
         licences: SPDX tags of everything in it, sorted.
+        consents: What those who are heard in anything that went in agreed to, sorted; empty where
+            nobody is heard.
         facts: How it was made, as far as that changes its meaning: frame rate, vocabulary digest,
             tokenizer or text-to-token id, seed, precision, engine.
     """
@@ -108,6 +112,7 @@ class Manifest:
     parents: tuple[ArtifactRef, ...] = ()
     licences: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    consents: tuple[str, ...] = ()
 
     @property
     def ref(self) -> ArtifactRef:
@@ -135,9 +140,11 @@ class Manifest:
         return sum(shard.counts.get(name, 0) for shard in self.shards)
 
     def to_json(self) -> bytes:
-        """Canonical JSON: sorted keys, no spaces, UTF-8."""
+        """Canonical JSON: sorted keys, no spaces, UTF-8; consents only where there are some."""
+        heard = {"consents": sorted(self.consents)} if self.consents else {}
         return canonical_json(
-            {
+            heard
+            | {
                 "facts": dict(self.facts),
                 "kind": self.kind.value,
                 "licences": sorted(self.licences),
@@ -170,6 +177,7 @@ class Manifest:
                 parents=tuple(parse_ref(parent) for parent in body["parents"]),
                 licences=tuple(body["licences"]),
                 facts=body["facts"],
+                consents=tuple(body.get("consents", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a manifest: {error}") from error

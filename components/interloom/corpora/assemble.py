@@ -9,7 +9,7 @@ from interloom.config.corpora import CatalogCorpora, IngestConfig, StarterWorld
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, parse_ref
 from interloom.core.errors import ConfigError, DataError
 from interloom.corpora import derive
-from interloom.corpora.permission import BlockList, require_licences
+from interloom.corpora.permission import BlockList, require_consents, require_licences
 from interloom.corpora.tables import (
     CLOZE,
     DIALOGUES,
@@ -105,15 +105,17 @@ def assemble_catalog(
     Raises:
         ConfigError: The source names a corpus that the request does not hold.
         DataError: A corpus has no row for training, or none that is held out, or holds rows under
-            a licence that the recipe does not allow.
+            a licence or a consent that the recipe does not allow.
     """
     speech, text = _needed(inputs, "speech"), _needed(inputs, "text")
     spoken_dialogues = inputs["dialogues"]
     if source.dialogues is not None and spoken_dialogues is None:
         _needed(inputs, "dialogues")
     given = [ref for ref in inputs.values() if ref is not None]
-    held = {str(ref): blocked.allowed(store.manifest(ref).licences) for ref in given}
+    manifests = {str(ref): store.manifest(ref) for ref in given}
+    held = {name: blocked.allowed(manifest.licences) for name, manifest in manifests.items()}
     require_licences(config.only_licences, held)
+    require_consents(config.only_consents, manifests)
     splits = derive.Splits(seed=seed, heldout_share=config.heldout_share, blocked=blocked)
     made = {
         "speech": write_speech(

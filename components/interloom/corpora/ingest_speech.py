@@ -1,9 +1,9 @@
 """Take in recordings with transcripts.
 
 Accepted: a LibriSpeech-style tree (``*.trans.txt`` with lines ``ID TEXT`` beside the recordings), a
-manifest (``.tsv`` or ``.jsonl`` with ``path`` and ``text``, at will ``id``, ``speaker`` and
-``licence``; paths are relative to the manifest), a folder that holds ``manifest.tsv`` or
-``manifest.jsonl``, a lhotse CutSet (``.jsonl`` or ``.jsonl.gz``).
+manifest (``.tsv`` or ``.jsonl`` with ``path`` and ``text``, at will ``id``, ``speaker``,
+``licence`` and ``consent``; paths are relative to the manifest), a folder that holds
+``manifest.tsv`` or ``manifest.jsonl``, a lhotse CutSet (``.jsonl`` or ``.jsonl.gz``).
 
 Transcripts without a lower-case letter are lower-cased, so that a corpus in capitals fits the rest.
 """
@@ -64,26 +64,28 @@ def ingest_speech(
     def write(intake: Intake) -> ArtifactRef:
         rows = _accepted(_found(path), options, intake, progress, transcriber)
         licences: set[str] = set()
+        consents: set[str] = set()
         with store.draft(ArtifactKind.SPEECH_CORPUS) as draft:
             write_table(
                 draft,
                 "utterances",
                 UTTERANCES,
-                _noting_licences(rows, licences),
+                _noting(rows, licences, consents),
                 rows_per_shard=_ROWS_PER_SHARD,
             )
             labelled = {} if transcriber is None else {"labelled_by": transcriber.name}
-            return draft.commit(licences=tuple(sorted(licences)), facts=labelled)
+            return draft.commit(licences=tuple(licences), consents=tuple(consents), facts=labelled)
 
     return take_in(
         path, ArtifactKind.SPEECH_CORPUS, blocked=options.blocked, store=store, write=write
     )
 
 
-def _noting_licences(rows: Iterable[Row], licences: set[str]) -> Iterator[Row]:
-    """The rows, whose licences are added to the set."""
+def _noting(rows: Iterable[Row], licences: set[str], consents: set[str]) -> Iterator[Row]:
+    """The rows, whose licences and consents are added to the sets."""
     for row in rows:
         licences.add(row["licence"])
+        consents.add(row["consent"])
         yield row
 
 
@@ -127,6 +129,7 @@ def _judged(
         "words": list(found.words),
         "source": options.name,
         "licence": found.licence or options.licence,
+        "consent": found.consent or options.consent,
         "facts": [],
     }
 
@@ -256,6 +259,7 @@ def _from_manifest(root: Path, row: str, values: dict[str, Any]) -> Recorded:
         speaker=text_field(values, "speaker"),
         text=text_field(values, "text"),
         licence=text_field(values, "licence", "license"),
+        consent=text_field(values, "consent"),
         seconds=partial(audio_seconds, file),
         read=partial(read_audio, file),
     )

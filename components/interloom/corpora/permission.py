@@ -1,10 +1,11 @@
-"""What may be read: rows that were taken down, and the licences that a recipe allows."""
+"""What may be read: rows that were taken down, and what licences and consents a recipe allows."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from interloom.core.artifacts import UNRECORDED, ArtifactKind, Manifest
 from interloom.core.errors import DataError
 
 _COLUMNS = ("source", "speaker", "licence")
@@ -58,12 +59,40 @@ def require_licences(only: Iterable[str], held: Mapping[str, Iterable[str]]) -> 
     Raises:
         DataError: Names each corpus and what it holds beside them.
     """
-    allowed = frozenset(only)
-    others = {name: sorted(set(tags) - allowed) for name, tags in held.items()}
-    found = "; ".join(f"{name} holds {', '.join(tags)}" for name, tags in others.items() if tags)
-    if allowed and found:
+    if found := _beside(only, held):
         raise DataError(
-            f"the recipe allows only {', '.join(sorted(allowed))}, but {found}; add them to "
+            f"the recipe allows only {', '.join(sorted(only))}, but {found}; add them to "
             "ingest.only_licences, take rows under them out with interloom takedown licence:SPDX, "
             "or use another corpus"
         )
+
+
+def require_consents(only: Iterable[str], held: Mapping[str, Manifest]) -> None:
+    """Refuse corpora in which somebody is heard who agreed to something else than a recipe asks.
+
+    Args:
+        only: Consents; none allows all.
+        held: The corpora's manifests; recordings without a consent count as ``unrecorded``.
+
+    Raises:
+        DataError: Names each corpus and what its speakers agreed to beside them.
+    """
+    if found := _beside(only, {name: consents_of(manifest) for name, manifest in held.items()}):
+        raise DataError(
+            f"the recipe allows only the consent {', '.join(sorted(only))}, but {found}; add it to "
+            "ingest.only_consents, take the corpus in again without those recordings, or use "
+            "another corpus"
+        )
+
+
+def consents_of(manifest: Manifest) -> tuple[str, ...]:
+    """What those who are heard agreed to; empty where nobody is heard."""
+    is_heard = manifest.kind is ArtifactKind.SPEECH_CORPUS
+    return manifest.consents or ((UNRECORDED,) if is_heard else ())
+
+
+def _beside(only: Iterable[str], held: Mapping[str, Iterable[str]]) -> str:
+    """Who holds what beside the tags that are allowed; empty if nobody does, or all are allowed."""
+    allowed = frozenset(only)
+    others = {name: sorted(set(tags) - allowed) for name, tags in held.items() if allowed}
+    return "; ".join(f"{name} holds {', '.join(tags)}" for name, tags in others.items() if tags)

@@ -18,6 +18,7 @@ class Recorded:
         speaker: Who speaks.
         text: The transcript.
         licence: Its own, or empty.
+        consent: What the speaker agreed to, or empty.
         seconds: How long it is, without decoding it; raises DataError if that cannot be said.
         read: Decodes it.
         words: Words with their samples, if known.
@@ -31,6 +32,7 @@ class Recorded:
     seconds: Callable[[], float]
     read: Callable[[], NDArray[np.float32]]
     words: tuple[dict[str, Any], ...] = ()
+    consent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

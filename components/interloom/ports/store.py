@@ -71,11 +71,16 @@ class ArtifactDraft(Protocol):
         *,
         parents: Sequence[ArtifactRef] = (),
         licences: Sequence[str] = (),
+        consents: Sequence[str] = (),
         facts: Mapping[str, Any] | None = None,
     ) -> ArtifactRef:
         """Store the shards, then the tree, then the manifest, in this order.
 
-        Committing the same content twice gives the same reference and changes nothing.
+        Committing the same content twice gives the same reference and changes nothing. The consents
+        of the parents are carried on: nobody has to remember them.
+
+        Raises:
+            MissingError: The store does not hold a parent.
         """
         ...
 

@@ -49,8 +49,8 @@ def ingest(request: IngestRequest, *, store: ArtifactStore, work: Workspace) -> 
 
     Raises:
         ConfigError: A catalog source without its artifacts, or a starter source with some.
-        DataError: A corpus has no row to train on, or rows under a licence that the recipe does
-            not allow.
+        DataError: A corpus has no row to train on, or rows under a licence or a consent that the
+            recipe does not allow.
     """
     from interloom.corpora.assemble import assemble_catalog, assemble_world
     from interloom.corpora.permission import BlockList

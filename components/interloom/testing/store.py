@@ -20,7 +20,7 @@ from interloom.adapters.folder_store import (
 from interloom.adapters.staging import StagedDraft
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError
-from interloom.ports.store import ArtifactDraft, Damage, StoredObject
+from interloom.ports.store import ArtifactDraft, ArtifactStore, Damage, StoredObject
 
 
 @contextmanager
@@ -28,6 +28,14 @@ def temporary() -> Iterator[FolderStore]:
     """A folder store that is removed on leaving."""
     with tempfile.TemporaryDirectory(prefix="interloom-") as folder:
         yield FolderStore(Path(folder) / "store")
+
+
+def stand_in(store: ArtifactStore, kind: ArtifactKind) -> ArtifactRef:
+    """An artifact that nobody reads, where one is named as a parent; the same in every store."""
+    with store.draft(kind) as draft:
+        with draft.shard("nothing") as shard:
+            shard.path.touch()
+        return draft.commit()
 
 
 class MemoryStore:
@@ -58,7 +66,7 @@ class MemoryStore:
             self._manifests[manifest.ref.id] = manifest
 
         with tempfile.TemporaryDirectory(dir=self._folder) as staging:
-            yield StagedDraft(kind, Path(staging), keep)
+            yield StagedDraft(kind, Path(staging), keep, self.manifest)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest behind ``ref``."""

@@ -59,7 +59,8 @@ def list_() -> None:
 
 @app.command("show")
 def show(name: NameArgument) -> None:
-    """Show one data set or model: its shards, counts, licences, facts and checks."""
+    """Show one data set or model: its shards, counts, licences, consents, facts and checks."""
+    from interloom.corpora.permission import consents_of
     from interloom_flows.planning import dataset_named
 
     with opened() as services:
@@ -75,6 +76,11 @@ def show(name: NameArgument) -> None:
         "published": version.published_at[:19].replace("T", " "),
         "size": screen.size(version.num_bytes),
         "licences": ", ".join(version.licences) or "none given",
+        **(
+            {"consent of the speakers": ", ".join(heard)}
+            if (heard := consents_of(manifest))
+            else {}
+        ),
         "made from": ", ".join(str(parent) for parent in manifest.parents) or "nothing",
         **{
             f"number of {key.replace('_', ' ')}": f"{value:,}"

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from interloom.core.artifacts import UNRECORDED
 from interloom.core.errors import ConfigError
 from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
+    from interloom.config.corpora import TakeIn
     from interloom.corpora.intake import IngestOutcome
     from interloom.ports.catalog import DatasetVersion
 
@@ -40,6 +42,13 @@ def speech(
     ],
     name: NameOption,
     licence: LicenceOption = "LicenseRef-unknown",
+    consent: Annotated[
+        str,
+        typer.Option(
+            metavar="WORD",
+            help="What speakers agreed to, such as research; of rows that name none.",
+        ),
+    ] = UNRECORDED,
     asr: Annotated[
         str | None,
         typer.Option("--asr", metavar="moonshine", help="Transcribe what has no transcript."),
@@ -47,13 +56,19 @@ def speech(
 ) -> None:
     """Take in recordings with transcripts, or transcribe them (English: --asr moonshine)."""
     from interloom.bootstrap import open_transcriber
+    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_speech import ingest_speech
 
     if asr not in {None, "moonshine"}:
         raise ConfigError(f"--asr: the recogniser there is is 'moonshine', got {asr!r}")
     kind: Literal["moonshine"] | None = None if asr is None else "moonshine"
     ingest = partial(ingest_speech, transcriber=open_transcriber(kind))
-    _take_in("speech", ingest, path, name, licence, labelled_by=kind)
+    _take_in(
+        "speech",
+        ingest,
+        path,
+        TakeIn(name=name, licence=licence, consent=consent, labelled_by=kind),
+    )
 
 
 @app.command("text")
@@ -65,9 +80,10 @@ def text(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in written documents."""
+    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_text import ingest_text
 
-    _take_in("text", ingest_text, path, name, licence)
+    _take_in("text", ingest_text, path, TakeIn(name=name, licence=licence))
 
 
 @app.command("dialogue")
@@ -77,9 +93,10 @@ def dialogue(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in dialogues in text."""
+    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_dialogue import ingest_dialogues
 
-    _take_in("dialogues", ingest_dialogues, path, name, licence)
+    _take_in("dialogues", ingest_dialogues, path, TakeIn(name=name, licence=licence))
 
 
 @app.command("tokenizer")
@@ -124,7 +141,7 @@ def base(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="A Llama or Qwen 3: config.json, tokenizer.json and *.safetensors.",
+            help="A Llama, Qwen 2 or Qwen 3: config.json, tokenizer.json and *.safetensors.",
         ),
     ],
     name: NameOption,
@@ -155,24 +172,16 @@ def base(
 
 
 def _take_in(
-    kind: str,
-    ingest: Callable[..., "IngestOutcome"],
-    path: Path,
-    name: str,
-    licence: str,
-    *,
-    labelled_by: Literal["moonshine"] | None = None,
+    kind: str, ingest: Callable[..., "IngestOutcome"], path: Path, given: "TakeIn"
 ) -> None:
     """Ingest, publish, say what was taken and what was refused."""
     from interloom.adapters.dvc_export import checked_name
-    from interloom.config.corpora import TakeIn
     from interloom_flows.planning import blocked_entries
     from interloom_flows.publishing import publish_corpus
 
-    checked_name(name)
+    checked_name(given.name)
     with opened() as services, screen.err().status(f"Reading {path}") as status:
-        blocked = blocked_entries(services.catalog)
-        options = TakeIn(name=name, licence=licence, labelled_by=labelled_by, blocked=blocked)
+        options = given.model_copy(update={"blocked": blocked_entries(services.catalog)})
 
         def make() -> "IngestOutcome":
             return ingest(path, options, store=services.store, progress=_Status(status.update))
