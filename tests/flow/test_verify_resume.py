@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from interloom.training.checkpoint import (
     write_rank,
 )
 from interloom.training.state import whole_state
-from interloom_flows.resume_trials import Ended, Kill, _is_even, _same_checks, _used_rows
+from interloom_flows.resume_runs import Ended, Ending, Kill, used_rows
+from interloom_flows.resume_trials import _is_even, _noticed_check, _same_checks
 
 COMMAND = [sys.executable, "-c", "from interloom_flows.cli import main; main()", "verify-resume"]
 KILLS = [Kill(1, 2, "loss")]
@@ -31,7 +33,7 @@ def _ended(folder: Path, values: list[float], *, loss: float = 1.0, rows: int = 
     seal(folder, Position(4, 16, 4, 0, 0.1), Progress((Metric("train/loss", loss, 1),)), 1)
     final: SavedCheckpoint = open_checkpoint(folder / "step-00000004")
     used = tuple((index, 7 * index) for index in range(rows))
-    return Ended(final, used, (-9,), whole_state(final))
+    return Ended(final, used, (Ending(did_die=True),), whole_state(final))
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,22 @@ def test_each_difference_fails_its_own_check(
     assert {check.name.removeprefix("killed: ") for check in checks if not check.is_good} == failed
 
 
+@pytest.mark.parametrize(
+    ("words", "is_good"),
+    [
+        (("lost: rank 1 (process 7), last at step 1: the process is gone",), True),
+        (("lost: rank 0 (process 6), last at step 1: the process is gone",), False),
+        ((), False),
+    ],
+)
+def test_who_does_not_name_the_dead_has_not_noticed(
+    words: tuple[str, ...], *, is_good: bool, tmp_path: Path
+) -> None:
+    ended = replace(_ended(tmp_path, [1.0, 2.0]), starts=(Ending(did_die=True, words=words),))
+
+    assert _noticed_check("killed", [Kill(1, 1, "loss")], 2, ended).is_good is is_good
+
+
 def test_a_row_that_comes_again_too_early_is_noticed() -> None:
     assert _is_even([(0, 5, 6), (1, 7, 8), (2, 5, 7)])
     assert not _is_even([(0, 5, 6), (1, 5, 8), (2, 5, 7)])
@@ -68,11 +86,11 @@ def test_what_was_used_after_the_last_checkpoint_does_not_count(tmp_path: Path) 
     write(0, range(7))
     write(1, range(4, 9))
 
-    assert _used_rows(tmp_path, 2) == tuple((index, 10 * index) for index in range(9))
+    assert used_rows(tmp_path, 2) == tuple((index, 10 * index) for index in range(9))
 
     write(1, range(8, 9))
     with pytest.raises(RuntimeError, match="counts twice, or was left out"):
-        _used_rows(tmp_path, 2)
+        used_rows(tmp_path, 2)
 
 
 @pytest.mark.parametrize(

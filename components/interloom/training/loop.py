@@ -1,6 +1,7 @@
 """One loop for every model: batches by step index, metrics summed over ranks, exact resume."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,13 +19,14 @@ from interloom.training.resume import find_checkpoint
 from interloom.training.schedule import learning_rate
 from interloom.training.spikes import SpikeDetector
 from interloom.training.telemetry import Meter, peak_flops_per_s
-from interloom.training.watch import Watch, watching
+from interloom.training.watch import NEXT, Watch, watching
 from interloom.training.writer import CheckpointWriter, Rules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CHECKPOINTS = "checkpoints"
+_BURIAL_S = 0.5  # the connections of a process close before the process is gone
 _MOST_SKIPPED = 10  # in a row; then something is wrong with more than a few rows
 
 
@@ -198,6 +200,7 @@ class _Run:
                 self.save(step + 1)
             if must_end:
                 self.writer.finish()
+                self.engine.sum_over_ranks({"barrier": 1.0})  # the first rank has sealed it
                 raise PreemptedError(
                     f"told to end; saved at step {step + 1} of {config.num_steps}: run again, and "
                     "it goes on from there"
@@ -370,4 +373,7 @@ def _blamed(error: RuntimeError, engine: TrainEngine, watch: Watch) -> Exception
     is_of_ranks = isinstance(error, distributed.DistError) or "gloo" in words or "nccl" in words
     if engine.world_size == 1 or not is_of_ranks:
         return error
-    return TransientError(f"the ranks lost each other: {watch.diagnose(math.inf)} ({error})")
+    time.sleep(_BURIAL_S)
+    return TransientError(
+        f"the ranks lost each other: {watch.diagnose(math.inf)}; {NEXT} ({error})"
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from interloom.core.errors import TransientError
 
+NEXT = "run again, and it goes on from the last checkpoint"
 _WIDTH = 200
 
 
@@ -126,11 +127,8 @@ def watching(
             watch.breathe()
             if watch.still_s > patience_s and give_up is not None:
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                give_up(
-                    TransientError(
-                        f"no progress for {patience_s:g} s: {watch.diagnose(patience_s / 2)}"
-                    )
-                )
+                found = f"no progress for {patience_s:g} s: {watch.diagnose(patience_s / 2)}"
+                give_up(TransientError(f"{found}; {NEXT}"))
                 return
 
     thread = threading.Thread(target=look, name="watch", daemon=True)

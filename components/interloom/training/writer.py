@@ -20,6 +20,7 @@ from interloom.training.checkpoint import (
 )
 
 _POLL_S = 0.02
+_ENDING_S = 5.0  # for the other ranks' parts, when this one only waits to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class CheckpointWriter:
         self._world_size = world_size
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._is_ending = threading.Event()
 
     def save(
         self,
@@ -82,8 +84,12 @@ class CheckpointWriter:
         self.check()
 
     def close(self) -> None:
-        """Wait until what was begun is sealed; an error of it is the business of ``check``."""
+        """Wait until what was begun is written, not long for ranks that may be gone.
+
+        An error of it is the business of ``check``.
+        """
         if self._thread is not None:
+            self._is_ending.set()
             self._thread.join()
 
     def check(self) -> None:
@@ -116,13 +122,14 @@ class CheckpointWriter:
             self._error = error
 
     def _wait_for_others(self, step: int) -> None:
-        deadline_s = time.monotonic() + self._rules.patience_s
+        limit_s, began_s = self._rules.patience_s, time.monotonic()
         while missing := has_all_ranks(self._rules.folder, step, self._world_size):
-            if time.monotonic() > deadline_s:
+            if self._is_ending.is_set():
+                limit_s = min(limit_s, _ENDING_S)
+            if time.monotonic() > began_s + limit_s:
                 raise TransientError(
-                    f"the checkpoint of step {step} is not whole: after "
-                    f"{self._rules.patience_s:g} s the part of rank "
-                    f"{', '.join(map(str, missing))} is not written"
+                    f"the checkpoint of step {step} is not whole: after {limit_s:g} s the part of "
+                    f"rank {', '.join(map(str, missing))} is not written"
                 )
             time.sleep(_POLL_S)
 
