@@ -1,7 +1,8 @@
 """Many runs of one recipe that differ in a few values: run what is missing, compare all.
 
 An arm is a run like any other, in a process of its own: what arms have in common is computed once,
-and a sweep that is started again goes on with the arms that are not complete.
+and a sweep that is started again goes on with the arms that are not complete. All arms show
+themselves in one Prefect server, which is started for them if none is named.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from interloom.evaluation.numbers import Number, fold_intervals
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.planning import Plan, named_corpora, resolve
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
+from interloom_flows.prefect_home import prefect_api
 from interloom_flows.sweeps import Sweep
 
 _COMMAND = (sys.executable, "-c", "from interloom_flows.cli import main; main()", "run")
@@ -101,14 +104,18 @@ def run_sweep(
     Raises:
         ConfigError: An arm is no valid recipe, found before anything runs.
     """
-    for overrides in sweep.arms:
-        _parameters(sweep, overrides, options).load()
+    arms = [_parameters(sweep, overrides, options) for overrides in sweep.arms]
+    for parameters in arms:
+        parameters.load()
     options.folder.mkdir(parents=True, exist_ok=True)
+    is_complete = not any(_resolve(services, parameters).to_run for parameters in arms)
+    settings = services.settings
+    server = prefect_api(settings.home, settings.prefect_api_url)
 
     def run(place: int) -> ArmResult:
         return _run_arm(services, sweep, options, place, say)
 
-    with ThreadPoolExecutor(options.num_jobs) as pool:
+    with nullcontext() if is_complete else server, ThreadPoolExecutor(options.num_jobs) as pool:
         try:
             return tuple(pool.map(run, range(len(sweep.arms))))
         except BaseException:

@@ -110,18 +110,21 @@ def _sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_shares_what_arms_have_in_common_and_goes_on_where_it_stopped(
-    tmp_path: Path,
-) -> None:
-    grid = ("smoke", "--only", "ingest", "--grid", "ingest.text_vocab_size=300,320")
+def test_a_sweep_goes_on_arm_by_arm_and_shows_what_is_there(tmp_path: Path) -> None:
+    one = ("smoke", "--only", "ingest", "--grid", "ingest.text_vocab_size=300")
+    two = (*one[:-1], f"{one[-1]},320")
 
-    first = _sweep(tmp_path, *grid)
-    again = _sweep(tmp_path, *grid, "--show", "ingest")
-    wider = _sweep(tmp_path, "smoke", "--only", "ingest", "--grid", "ingest.text_vocab_size=320,9")
+    first = _sweep(tmp_path, *one)
+    wider = _sweep(tmp_path, *two)
+    again = _sweep(tmp_path, *two, "--show", "ingest")
+    wrong = _sweep(tmp_path, *one[:-1], f"{one[-1]},9")
 
     assert first.returncode == 0, first.stderr
-    assert first.stderr.count("1 of 1 stages to run") == 2
+    assert "1 of 1 stages to run" in first.stderr
+    assert "arm 1 of 2, ingest.text_vocab_size=300: reused" in wider.stderr
+    assert "arm 2 of 2, ingest.text_vocab_size=320: done" in wider.stderr
     assert again.stderr.count("reused") == 2
-    assert json.loads((tmp_path / "sweeps" / "smoke" / "results.json").read_text())
-    assert wider.returncode == 64
-    assert "text_vocab_size" in wider.stderr
+    arms = json.loads((tmp_path / "sweeps" / "smoke" / "results.json").read_text())
+    assert [arm["error"] for arm in arms] == [None, None]
+    assert wrong.returncode == 64
+    assert "text_vocab_size" in wrong.stderr
