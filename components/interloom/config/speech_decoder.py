@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from interloom.config.base import Frozen
-from interloom.config.training import TrainConfig
+from interloom.config.training import TrainConfig, with_audio_decays
 
 
 class MelRegressorConfig(Frozen):
@@ -101,14 +101,14 @@ class DecoderConfig(Frozen):
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     mel_weight: NonNegativeFloat = 1.0
     num_heldout: NonNegativeInt = 32
-    train: TrainConfig = TrainConfig(
-        num_steps=1000,
-        learning_rate=3e-3,
-        final_learning_rate_ratio=0.03,
-        warmup_steps=50,
-        beta2=0.98,
-        weight_decay=0.01,
-        threads_per_rank=1,
+    train: TrainConfig = with_audio_decays(
+        TrainConfig(
+            num_steps=1000,
+            learning_rate=3e-3,
+            final_learning_rate_ratio=0.03,
+            warmup_steps=50,
+            threads_per_rank=1,
+        )
     )
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from interloom.config.base import Frozen
-from interloom.config.training import TrainConfig
+from interloom.config.training import TrainConfig, with_audio_decays
 from interloom.core.errors import ConfigError
 
 SAMPLE_RATE_HZ = 16_000
@@ -206,15 +206,15 @@ class TokenizerConfig(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     reader: Literal["ctc", "decoder"] = "ctc"
     batch_frames: PositiveInt = 3000
-    training: TrainConfig = TrainConfig(
-        num_steps=2000,
-        learning_rate=2e-3,
-        final_learning_rate_ratio=0.02,
-        warmup_steps=100,
-        beta2=0.98,
-        weight_decay=0.01,
-        checkpoint_every_steps=200,
-        log_every_steps=20,
+    training: TrainConfig = with_audio_decays(
+        TrainConfig(
+            num_steps=2000,
+            learning_rate=2e-3,
+            final_learning_rate_ratio=0.02,
+            warmup_steps=100,
+            checkpoint_every_steps=200,
+            log_every_steps=20,
+        )
     )
 
 
@@ -271,14 +271,14 @@ def p1_tokenizer(size: str, rate_hz: str) -> TokenizerConfig:
         quantizer=QuantizerConfig(codebook_size=codes, commitment=10.0, start_step=0),
         decoder_layers=layers,
         dropout=0.0,
-        training=TrainConfig(
-            num_steps=20_000,
-            learning_rate=1e-5,
-            warmup_steps=500,
-            beta2=0.98,
-            weight_decay=0.01,
-            precision="bf16",
-            gradient_accumulation=8,
-            checkpoint_every_steps=500,
+        training=with_audio_decays(
+            TrainConfig(
+                num_steps=20_000,
+                learning_rate=1e-5,
+                warmup_steps=500,
+                precision="bf16",
+                gradient_accumulation=8,
+                checkpoint_every_steps=500,
+            )
         ),
     )
