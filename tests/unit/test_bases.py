@@ -19,6 +19,7 @@ from interloom.language_model.runtime import load_language_model
 from interloom.ports.workspace import Workspace
 from interloom.stages.pretrain import PretrainRequest, pretrain
 from interloom.testing.engine import PlainEngine
+from interloom.testing.models import draw_biases
 from interloom.testing.rows import store_counting_rows
 from interloom.testing.store import MemoryStore
 from interloom.text.bpe import TextTokenizer
@@ -36,7 +37,8 @@ SHAPE = LanguageModelConfig(
     has_tied_embeddings=False,
     init_std=0.2,
 )
-QWEN = SHAPE.model_copy(update={"has_qk_norm": True, "has_tied_embeddings": True})
+QWEN2 = SHAPE.model_copy(update={"has_qkv_bias": True})
+QWEN3 = SHAPE.model_copy(update={"has_qk_norm": True, "has_tied_embeddings": True})
 TEXT = TextTokenizer.train(["the fox sees the owl"] * 4, vocab_size=270)
 PADDED = 320  # rows of the base's table; its tokenizer has fewer ids
 
@@ -47,6 +49,7 @@ def _folder(tmp_path: Path, shape: LanguageModelConfig = SHAPE, **changes: Any) 
     folder.mkdir()
     model = Transformer(shape, PADDED)
     model.initialise(torch.Generator().manual_seed(1))
+    draw_biases(model, seed=2)
     save_file(export_hf(model.state_dict(), shape), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(hf_config(shape, PADDED) | changes))
     TEXT.save(folder / "tokenizer.json")
@@ -57,7 +60,7 @@ def _layout(text_tokenizer: str) -> VocabularyLayout:
     return VocabularyLayout(TEXT.vocab_size, 16, text_tokenizer, "2" * 64)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, QWEN], ids=["llama", "qwen3"])
+@pytest.mark.parametrize("shape", [SHAPE, QWEN2, QWEN3], ids=["llama", "qwen2", "qwen3"])
 def test_an_extended_base_scores_text_as_transformers_does(
     shape: LanguageModelConfig, tmp_path: Path
 ) -> None:
@@ -103,8 +106,9 @@ def test_new_rows_stand_around_the_mean_and_padding_is_left_behind() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "a checkpoint of 'gpt2' cannot be a base; expected llama or"),
+        ({"model_type": "gpt2"}, "a checkpoint of 'gpt2' cannot be a base; expected llama, qwen2"),
         ({"attention_bias": True}, "attention_bias = True, only False can be a base"),
+        ({"use_sliding_window": True}, "use_sliding_window = True, only False"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu', only 'silu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope type = 'yarn', only 'default'"),
         ({"head_dim": 16}, "head_dim = 16, only 8"),
@@ -187,6 +191,7 @@ def test_pretraining_starts_from_a_base(tmp_path: Path) -> None:
     weights = load_language_model(store, made).model.state_dict()
     first = Transformer(SHAPE, PADDED)
     first.initialise(torch.Generator().manual_seed(1))
+    draw_biases(first, seed=2)
     for name, value in first.state_dict().items():
         held = weights[name]
         own = slice(0, TEXT.vocab_size) if name in {"embedding.weight", "head.weight"} else ...

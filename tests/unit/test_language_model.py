@@ -20,6 +20,7 @@ from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling, choose
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
+from interloom.testing.models import draw_biases
 from interloom.training.linear import Linear
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
@@ -28,11 +29,13 @@ TINY = LanguageModelConfig(
     hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_size=48, init_std=0.2
 )
 PLAIN = TINY.model_copy(update={"has_qk_norm": False, "has_tied_embeddings": False})
+QWEN2 = PLAIN.model_copy(update={"has_qkv_bias": True})
 
 
 def _model(config: LanguageModelConfig = TINY, **options: object) -> Transformer:
     model = Transformer(config, LAYOUT.size, **options)  # type: ignore[arg-type]
     model.initialise(torch.Generator().manual_seed(1))
+    draw_biases(model, seed=2)
     return model
 
 
@@ -185,7 +188,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
         torch.testing.assert_close(one.grad, other.grad)
 
 
-@pytest.mark.parametrize("config", [TINY, PLAIN], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("config", [TINY, PLAIN, QWEN2], ids=["qwen3", "llama", "qwen2"])
 def test_hugging_face_gives_the_same_logits(config: LanguageModelConfig) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -205,7 +208,7 @@ def test_hugging_face_gives_the_same_logits(config: LanguageModelConfig) -> None
     np.testing.assert_allclose(ours, picked.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [TINY, PLAIN], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("config", [TINY, PLAIN, QWEN2], ids=["qwen3", "llama", "qwen2"])
 def test_weights_go_to_hugging_face_and_back(config: LanguageModelConfig) -> None:
     weights = _model(config).state_dict()
 
@@ -228,14 +231,17 @@ def test_a_checkpoint_without_a_layer_is_refused() -> None:
     [
         ({"num_heads": 5}, "even multiple of num_heads"),
         ({"num_kv_heads": 3}, "must divide num_heads = 4"),
+        ({"has_qkv_bias": True}, "no published model has both"),
     ],
 )
-def test_heads_that_do_not_divide_are_refused(changes: dict[str, int], message: str) -> None:
+def test_a_shape_that_is_no_model_is_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LanguageModelConfig.model_validate(TINY.model_dump() | changes)
 
 
-@pytest.mark.parametrize("config", [TINY, PLAIN, PRESETS["5m"]], ids=["tied", "untied", "5m"])
+@pytest.mark.parametrize(
+    "config", [TINY, PLAIN, QWEN2, PRESETS["5m"]], ids=["tied", "untied", "biases", "5m"]
+)
 def test_the_number_of_parameters_is_known_before(config: LanguageModelConfig) -> None:
     with torch.device("meta"):
         model = Transformer(config, LAYOUT.size)

@@ -12,6 +12,7 @@ from interloom.language_model.convert import export_hf, hf_config, import_hf
 from interloom.language_model.model import Transformer, packed_mask
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
+from interloom.testing.models import draw_biases
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
 LAYOUT = VocabularyLayout(200, 64, "1" * 64, "2" * 64)
@@ -24,13 +25,15 @@ LLAMA = LanguageModelConfig(
     has_qk_norm=False,
     has_tied_embeddings=False,
 )
-QWEN = LLAMA.model_copy(update={"has_qk_norm": True, "has_tied_embeddings": True})
-CONFIGS = pytest.mark.parametrize("config", [LLAMA, QWEN], ids=["llama", "qwen3"])
+QWEN2 = LLAMA.model_copy(update={"has_qkv_bias": True})
+QWEN3 = LLAMA.model_copy(update={"has_qk_norm": True, "has_tied_embeddings": True})
+CONFIGS = pytest.mark.parametrize("config", [LLAMA, QWEN2, QWEN3], ids=["llama", "qwen2", "qwen3"])
 
 
 def _model(config: LanguageModelConfig) -> Transformer:
     model = Transformer(config, LAYOUT.size)
     model.initialise(torch.Generator().manual_seed(1))
+    draw_biases(model, seed=2)
     return model
 
 

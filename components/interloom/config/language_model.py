@@ -23,6 +23,7 @@ class LanguageModelConfig(Frozen):
         rope_theta: Base of the rotary wavelengths.
         norm_epsilon: Added to the mean square in RMSNorm.
         has_qk_norm: Whether queries and keys are normalised per head, as Qwen 3 does.
+        has_qkv_bias: Whether queries, keys and values have a bias, as Qwen 2 does.
         has_tied_embeddings: Whether the output matrix is the input table.
         max_length: Longest sequence that is trained or generated.
         init_std: Standard deviation of the first weights.
@@ -36,12 +37,13 @@ class LanguageModelConfig(Frozen):
     rope_theta: PositiveFloat = 10_000.0
     norm_epsilon: PositiveFloat = 1e-5
     has_qk_norm: bool = True
+    has_qkv_bias: bool = False
     has_tied_embeddings: bool = True
     max_length: PositiveInt = 4096
     init_std: PositiveFloat = 0.02
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def _is_a_family(self) -> Self:
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
                 f"hidden_size must be an even multiple of num_heads, got "
@@ -50,6 +52,10 @@ class LanguageModelConfig(Frozen):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}"
+            )
+        if self.has_qk_norm and self.has_qkv_bias:
+            raise ValueError(
+                "has_qk_norm is of Qwen 3 and has_qkv_bias of Qwen 2: no published model has both"
             )
         return self
 
@@ -64,7 +70,8 @@ class LanguageModelConfig(Frozen):
         kv_size = self.num_kv_heads * self.head_size
         attention = 2 * self.hidden_size * (self.hidden_size + kv_size)
         norms = 2 * self.hidden_size + 2 * self.head_size * self.has_qk_norm
-        return attention + 3 * self.hidden_size * self.ffn_size + norms
+        biases = (self.hidden_size + 2 * kv_size) * self.has_qkv_bias
+        return attention + 3 * self.hidden_size * self.ffn_size + norms + biases
 
     def num_parameters(self, vocab_size: int) -> int:
         """Weights in all, embeddings counted once if tied."""
@@ -133,3 +140,8 @@ class PretrainConfig(Frozen):
     def rows_per_step(self) -> int:
         """Rows of one optimizer step over all ranks."""
         return self.rows_per_batch * self.train.gradient_accumulation * self.train.num_ranks
+
+    @property
+    def laid_patches(self) -> PatchConfig:
+        """The patches, with a curriculum laid over the rows of this training."""
+        return self.patches.over(self.train.num_steps * self.rows_per_step)

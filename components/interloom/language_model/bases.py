@@ -46,7 +46,7 @@ class ImportedBase:
 
 
 def import_base(folder: Path, *, licence: str, store: ArtifactStore) -> ImportedBase:
-    """Store a Llama or Qwen 3 from a folder as Hugging Face publishes it.
+    """Store a Llama, Qwen 2 or Qwen 3 from a folder as Hugging Face publishes it.
 
     Raises:
         MissingError: A file of it is not there.
@@ -134,12 +134,15 @@ def shape_of(body: Mapping[str, Any]) -> LanguageModelConfig:
         DataError: It describes what this transformer cannot compute.
     """
     kind = body.get("model_type")
-    if kind not in {"llama", "qwen3"}:
-        raise DataError(f"a checkpoint of {kind!r} cannot be a base; expected llama or qwen3")
+    if kind not in {"llama", "qwen2", "qwen3"}:
+        raise DataError(
+            f"a checkpoint of {kind!r} cannot be a base; expected llama, qwen2 or qwen3"
+        )
     rope = body.get("rope_parameters") or body.get("rope_scaling") or {}
     found = {
         "attention_bias": body.get("attention_bias", False),
         "mlp_bias": body.get("mlp_bias", False),
+        "use_sliding_window": body.get("use_sliding_window", False),
         "hidden_act": body.get("hidden_act", "silu"),
         "rope type": rope.get("rope_type", rope.get("type", "default")),
         "head_dim": body.get("head_dim") or body["hidden_size"] // body["num_attention_heads"],
@@ -147,6 +150,7 @@ def shape_of(body: Mapping[str, Any]) -> LanguageModelConfig:
     needed = {
         "attention_bias": False,
         "mlp_bias": False,
+        "use_sliding_window": False,
         "hidden_act": "silu",
         "rope type": "default",
         "head_dim": body["hidden_size"] // body["num_attention_heads"],
@@ -165,6 +169,7 @@ def shape_of(body: Mapping[str, Any]) -> LanguageModelConfig:
         rope_theta=rope.get("rope_theta", body.get("rope_theta", _DEFAULT_THETA)),
         norm_epsilon=body["rms_norm_eps"],
         has_qk_norm=kind == "qwen3",
+        has_qkv_bias=kind == "qwen2",
         has_tied_embeddings=body.get("tie_word_embeddings", False),
         max_length=body.get("max_position_embeddings", 4096),
     )

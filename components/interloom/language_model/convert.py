@@ -1,4 +1,7 @@
-"""Weights to and from Hugging Face checkpoints: Llama, or Qwen 3 where queries are normalised."""
+"""Weights to and from Hugging Face checkpoints: Llama, and Qwen 2 and 3.
+
+Qwen 2 is Llama with a bias on queries, keys and values, Qwen 3 one with norms on queries and keys.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,22 +21,22 @@ _BLOCK = {
     "ffn_norm.weight": "post_attention_layernorm.weight",
     "ffn.down.weight": "mlp.down_proj.weight",
 }
-_QKV = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 
 
 def hf_config(config: LanguageModelConfig, vocab_size: int) -> dict[str, Any]:
     """The ``config.json`` of a Hugging Face checkpoint with the same numerics."""
-    is_qwen = config.has_qk_norm
+    family = family_of(config)
     return {
-        "architectures": ["Qwen3ForCausalLM" if is_qwen else "LlamaForCausalLM"],
+        "architectures": [f"{family.title()}ForCausalLM"],
         "attention_bias": False,
         "head_dim": config.head_size,
         "hidden_act": "silu",
         "hidden_size": config.hidden_size,
         "intermediate_size": config.ffn_size,
         "max_position_embeddings": config.max_length,
-        "model_type": "qwen3" if is_qwen else "llama",
+        "model_type": family,
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,
         "num_key_value_heads": config.num_kv_heads,
@@ -42,6 +45,13 @@ def hf_config(config: LanguageModelConfig, vocab_size: int) -> dict[str, Any]:
         "tie_word_embeddings": config.has_tied_embeddings,
         "vocab_size": vocab_size,
     }
+
+
+def family_of(config: LanguageModelConfig) -> str:
+    """The ``model_type`` that computes as this shape does."""
+    if config.has_qkv_bias:
+        return "qwen2"
+    return "qwen3" if config.has_qk_norm else "llama"
 
 
 def export_hf(weights: Mapping[str, Tensor], config: LanguageModelConfig) -> dict[str, Tensor]:
@@ -55,9 +65,10 @@ def export_hf(weights: Mapping[str, Tensor], config: LanguageModelConfig) -> dic
         for name, their_name in _BLOCK.items():
             if ours + name in weights:
                 out[theirs + their_name] = weights[ours + name]
-        qkv = weights[ours + "attention.qkv.weight"]
-        parts = torch.split(qkv, [config.hidden_size, kv_size, kv_size])
-        out |= {theirs + name: part for name, part in zip(_QKV, parts, strict=True)}
+        for kind in _qkv_kinds(config):
+            qkv = weights[f"{ours}attention.qkv.{kind}"]
+            parts = torch.split(qkv, [config.hidden_size, kv_size, kv_size])
+            out |= {f"{theirs}{name}.{kind}": p for name, p in zip(_QKV, parts, strict=True)}
         gate_up = weights[ours + "ffn.gate_up.weight"].chunk(2)
         out |= {theirs + name: part for name, part in zip(_GATE_UP, gate_up, strict=True)}
     return {name: value.contiguous() for name, value in out.items()}
@@ -78,9 +89,15 @@ def import_hf(weights: Mapping[str, Tensor], config: LanguageModelConfig) -> dic
         for name, their_name in _BLOCK.items():
             if config.has_qk_norm or ("query_norm" not in name and "key_norm" not in name):
                 out[ours + name] = taken(theirs + their_name)
-        out[ours + "attention.qkv.weight"] = torch.cat([taken(theirs + name) for name in _QKV])
+        for kind in _qkv_kinds(config):
+            parts = [taken(f"{theirs}{name}.{kind}") for name in _QKV]
+            out[f"{ours}attention.qkv.{kind}"] = torch.cat(parts)
         out[ours + "ffn.gate_up.weight"] = torch.cat([taken(theirs + name) for name in _GATE_UP])
     return out
+
+
+def _qkv_kinds(config: LanguageModelConfig) -> tuple[str, ...]:
+    return ("weight", "bias") if config.has_qkv_bias else ("weight",)
 
 
 class _Taken:

@@ -22,7 +22,7 @@ class Attention(nn.Module):
         super().__init__()
         self.sizes = [n * config.head_size for n in (config.num_heads, *2 * [config.num_kv_heads])]
         self.head_size = config.head_size
-        self.qkv = Linear(config.hidden_size, sum(self.sizes))
+        self.qkv = Linear(config.hidden_size, sum(self.sizes), has_bias=config.has_qkv_bias)
         self.out = Linear(config.hidden_size, config.hidden_size)
         self.query_norm, self.key_norm = (
             nn.RMSNorm(config.head_size, config.norm_epsilon)

@@ -17,17 +17,20 @@ from torch.nn import functional
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` without a bias, fast in training."""
+    """``nn.Linear``, fast in training; a bias begins at zero."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
+    def __init__(self, in_features: int, out_features: int, *, has_bias: bool = False) -> None:
+        super().__init__(in_features, out_features, bias=has_bias)
+        self.has_bias = has_bias
+        if has_bias:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x @ weight.T``."""
+        """``x @ weight.T + bias``."""
         if torch.is_grad_enabled() and _is_ours(x, self.weight):
             out: Tensor = _Linear.apply(x, self.weight)  # type: ignore[no-untyped-call]
-            return out
-        return functional.linear(x, self.weight)
+            return out + self.bias if self.has_bias else out
+        return functional.linear(x, self.weight, self.bias)
 
 
 def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
