@@ -37,6 +37,7 @@ def _job(folder: Path, num_ranks: int, num_steps: int) -> StageJob:
         log_every_steps=10,
         checkpoint_every_steps=1_000_000,
     )
+    folder.mkdir(exist_ok=True)
     rows = store_counting_rows(FolderStore(folder / "store"), folder)
     request = PretrainRequest(rows=rows, config=PretrainConfig(model=MODEL, train=config))
     return StageJob("pretrain", request.model_dump_json(), folder / "work", num_ranks, 1)
@@ -84,22 +85,23 @@ def test_a_rank_that_hangs_is_named_fault(tmp_path: Path, monkeypatch: pytest.Mo
         _launcher(tmp_path).run(job, progress=NoProgress())
 
 
-def test_a_run_that_is_told_to_end_saves_and_goes_on_bit_for_bit_fault(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    undisturbed = _job(tmp_path / "a", num_ranks=1, num_steps=400)
-    whole = _launcher(tmp_path / "a").run(undisturbed, progress=NoProgress())
-    job = _job(tmp_path / "b", num_ranks=1, num_steps=400)
-    _when_training(job, 0, lambda seen: os.kill(seen.process, signal.SIGTERM))
+@pytest.mark.parametrize("told", [0, 1])
+def test_when_one_rank_is_told_to_end_all_save_together_and_go_on_bit_for_bit_fault(
+    told: int, tmp_path: Path
+) -> None:
+    num_ranks = told + 1  # alone, or the second of two
+    whole, ended = (_job(tmp_path / name, num_ranks, num_steps=150) for name in ("a", "b"))
+    undisturbed = _launcher(tmp_path / "a").run(whole, progress=NoProgress())
+    _when_training(ended, told, lambda seen: os.kill(seen.process, signal.SIGTERM))
 
-    with pytest.raises(PreemptedError, match=r"told to end; saved at step \d+ of 400: run again"):
-        _launcher(tmp_path / "b").run(job, progress=NoProgress())
-    saved = sealed_steps(job.folder / "checkpoints")
-    resumed = _launcher(tmp_path / "b").run(job, progress=NoProgress())
+    with pytest.raises(PreemptedError, match=r"told to end; saved at step \d+ of 150: run again"):
+        _launcher(tmp_path / "b").run(ended, progress=NoProgress())
+    saved = sealed_steps(ended.folder / "checkpoints")
+    resumed = _launcher(tmp_path / "b").run(ended, progress=NoProgress())
 
     assert len(saved) == 1
     first, second = (
-        PretrainResult.model_validate_json(report.result_json) for report in (whole, resumed)
+        PretrainResult.model_validate_json(report.result_json) for report in (undisturbed, resumed)
     )
     assert first.model == second.model
 
