@@ -31,10 +31,10 @@ from interloom.adapters.gx_gate import GreatExpectationsGate
 from interloom.config.corpora import TakeIn
 from interloom.config.interleaving import InterleavingConfig, QualityLimits
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.corpora.fan_out import Make, make_units
 from interloom.corpora.ingest_text import ingest_text
 from interloom.corpora.interleaved import rebuild
 from interloom.corpora.tables import read_table
-from interloom.interleaving.fan_out import Make, make_units
 from interloom.interleaving.judging import ShardJudge
 from interloom.interleaving.making import UnitMaker, is_made
 from interloom.interleaving.policies import Poisson

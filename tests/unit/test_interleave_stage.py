@@ -26,6 +26,7 @@ from interloom.config.text_to_token import SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, CrashError, DataError, MissingError, TransientError
+from interloom.corpora.fan_out import Make, make_units
 from interloom.corpora.interleaved import rebuild
 from interloom.corpora.tables import (
     DOCUMENTS,
@@ -36,7 +37,6 @@ from interloom.corpora.tables import (
 )
 from interloom.interleaving import speaking
 from interloom.interleaving.decontamination import Contamination
-from interloom.interleaving.fan_out import Make, make_units
 from interloom.interleaving.judging import ShardJudge
 from interloom.interleaving.making import UnitMaker, is_made, read_made, write_made
 from interloom.interleaving.policies import Poisson, make_policy
@@ -47,11 +47,11 @@ from interloom.interleaving.weaving import Provenance, Weaver
 from interloom.interleaving.writing import Written, write_shards
 from interloom.ports.progress import NoProgress
 from interloom.ports.store import ArtifactStore
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
 from interloom.quality import interleaved as alignment
 from interloom.quality.interleaved import AlignmentCheck, Target
 from interloom.quality.shards import Natural
-from interloom.stages.interleave import InterleaveRequest, interleave
+from interloom.stages.interleave import InterleaveRequest, interleave, make_shards
 from interloom.stages.readmit import ReadmitRequest, readmit
 from interloom.stages.train_text_to_token import TrainTextToTokenRequest, train_text_to_token
 from interloom.testing import toy_speech
@@ -597,6 +597,27 @@ def test_recordings_are_interleaved_at_the_times_of_their_words(
             said = row["text"].split()[span["word_start"] : span["word_stop"]]
             ids = row["ids"][span["id_start"] + 1 : span["id_stop"] - 1]
             assert [one - LAYOUT.speech_offset for one in ids] == toy_speech.speak(" ".join(said))
+
+
+def test_shards_that_were_made_in_parts_give_the_same_rows(tmp_path: Path) -> None:
+    made = world()
+    config = recorded_request().config.model_copy(update={"documents_per_shard": 20})
+    request = recorded_request(config=config, text_to_token=made.text)
+    work, parts = Workspace(tmp_path / "parts"), [Part(index, 3) for index in (2, 0, 1)]
+    (tmp_path / "whole").mkdir()
+    work.folder.mkdir()
+    whole = interleave(
+        request, store=made.store, work=Workspace(tmp_path / "whole"), gate=PlainGate()
+    )
+
+    for part in parts:
+        make_shards(request, store=made.store, work=work, gate=PlainGate(), part=part)
+    shards = {path: path.stat().st_mtime_ns for path in (work.folder / "shards").glob("*.json")}
+    result = interleave(request, store=made.store, work=work, gate=PlainGate())
+
+    assert result == whole
+    assert len(shards) >= 4
+    assert shards == {path: path.stat().st_mtime_ns for path in shards}
 
 
 def test_recorded_speech_without_tokens_is_refused(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from interloom.config.interleaving import InterleavingConfig, PoissonSpans, QualityLimits
+from interloom.corpora.units import Unit
 from interloom.interleaving.making import Made, UnitMaker, read_made
 from interloom.interleaving.policies import Poisson
 from interloom.interleaving.sampling import SpanRule
 from interloom.interleaving.speaking import Synthesised
-from interloom.interleaving.units import Unit
 from interloom.interleaving.weaving import Provenance, Weaver
 from interloom.quality.interleaved import EXPECTATIONS, IDENTITIES, AlignmentCheck, Target
 from interloom.quality.shards import Natural

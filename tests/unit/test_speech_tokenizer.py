@@ -21,7 +21,8 @@ from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.tables import UTTERANCES, read_table, write_table
-from interloom.ports.workspace import Workspace
+from interloom.ports.progress import NoProgress
+from interloom.ports.workspace import Part, Workspace
 from interloom.speech_tokenizer import alignment, corpus
 from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_tokenizer
 from interloom.stages.tokenize_speech import (
@@ -29,6 +30,7 @@ from interloom.stages.tokenize_speech import (
     TokenizeSpeechResult,
     tokenize_speech,
 )
+    make_shards,
 from interloom.stages.train_tokenizer import (
     TrainTokenizerRequest,
     TrainTokenizerResult,
@@ -369,6 +371,27 @@ def test_a_transcript_in_another_script_is_counted_as_not_aligned(
 
 def test_long_rows_are_encoded_as_they_are_read(
     trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_codes_that_were_made_in_parts_are_the_same(
+    trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "_ROWS", 4)
+    monkeypatch.setattr(corpus, "_UNIT_ROWS", 12)
+    store = _toy().store
+    request = TokenizeSpeechRequest(speech=_toy().speech, tokenizer=trained.tokenizer)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = tokenize_speech(request, store=store, work=Workspace(tmp_path / "whole"))
+
+    for index in (1, 0):
+        work = Workspace(tmp_path / "parts")
+        make_shards(request, store=store, work=work, part=Part(index, 2))
+    units = sorted((tmp_path / "parts/shards").iterdir())
+    parts = tokenize_speech(request, store=store, work=Workspace(tmp_path / "parts"))
+
+    assert [path.name for path in units] == [f"{number:05d}.parquet" for number in range(6)]
+    assert parts == whole
+
+
 ) -> None:
     long = _row(3)
     _, whole = _tokenized([long], trained, _folder(tmp_path, "whole"))

@@ -49,6 +49,20 @@ class PoolProfile(Frozen):
         return int(self.resources.get("limits", {}).get(GPU, "0"))
 
 
+class FanOutProfile(Frozen):
+    """How the shards of a data stage are made side by side, before the stage itself.
+
+    Attributes:
+        parts: Jobs that make them between them; one that finds nothing to do ends at once.
+        at_once: So many of them run at a time.
+        retries: Of each, when it fails in a way that another try may mend.
+    """
+
+    parts: PositiveInt
+    at_once: PositiveInt
+    retries: NonNegativeInt = 3
+
+
 class ClusterProfile(Frozen):
     """The installation's cluster.
 
@@ -57,6 +71,7 @@ class ClusterProfile(Frozen):
         pools: By name.
         default_pool: For stages that ``stages`` does not name.
         stages: Stage name to pool name.
+        fan_out: Stage name to how its shards are made side by side; only for stages that can.
         python: What runs Python in the image.
         pod: Kubernetes' pod template; its first container runs the stage. It mounts store and
             workspaces at the paths that the flow has them.
@@ -74,6 +89,7 @@ class ClusterProfile(Frozen):
     pools: Mapping[str, PoolProfile]
     default_pool: str
     stages: Mapping[str, str] = Field(default_factory=dict)
+    fan_out: Mapping[str, FanOutProfile] = Field(default_factory=dict)
     python: tuple[str, ...] = ("python",)
     pod: Mapping[str, Any]
     rendezvous_env: tuple[Mapping[str, Any], ...] = ()

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from interloom.config.interleaving import InterleavingConfig
 from interloom.core.artifacts import canonical_json
 from interloom.corpora.interleaved import SPOKEN
+from interloom.corpora.units import Row, Unit
 from interloom.interleaving.decontamination import Contamination
 from interloom.interleaving.policies import Poisson, Policy
 from interloom.interleaving.sampling import expected_lengths
 from interloom.interleaving.speaking import Judge, SpanSource, sample
-from interloom.interleaving.units import Row, Unit
 from interloom.interleaving.weaving import Plan, Weaver, plan_document
 from interloom.quality.flat import FlatRows
 from interloom.quality.shards import Natural, Sums, shard_sums

@@ -1,8 +1,4 @@
-"""Cut a corpus into units of work, and read one of them, in bounded memory.
-
-A unit is a run of rows that are planned, spoken, woven and checked together. Units depend on the
-corpus and the recipe alone, so that any worker may take any of them.
-"""
+"""Cut a corpus into units of documents that are planned, spoken, woven and checked together."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,39 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from interloom.core.artifacts import ArtifactRef, Shard
+from interloom.corpora.units import BATCH_ROWS, Row, Stretch, Unit, read_unit
 from interloom.interleaving.sampling import document_stream
 from interloom.ports.store import ArtifactStore
-
-Row = dict[str, Any]
-
-_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Rows ``[start, stop)`` of one shard of the corpus."""
-
-    shard: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """Documents that are handled together.
-
-    Attributes:
-        index: Its number, from 0.
-        stretches: Where its rows are, in order.
-    """
-
-    index: int
-    stretches: tuple[Stretch, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        return f"{self.index:05d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +80,9 @@ class Corpus:
 
     def read(self, unit: Unit) -> Iterator[Row]:
         """The rows of a unit that are taken."""
-        shards = self._shards()
-        for stretch in unit.stretches:
-            for row in _rows(self.store, shards[stretch.shard], stretch):
-                if self.taking.refusal(row) is None:
-                    yield row
+        for row in read_unit(self.store, self._shards(), unit):
+            if self.taking.refusal(row) is None:
+                yield row
 
     def _shards(self) -> tuple[Shard, ...]:
         return self.store.manifest(self.ref).shards_under(f"{self.table}/train-")
@@ -130,7 +94,7 @@ class Corpus:
                 wanted = ("id", "text", "may_interleave")
                 columns = [name for name in wanted if name in file.schema_arrow.names]
                 at = 0
-                for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+                for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
                     sizes = pc.binary_length(batch.column("text")).to_pylist()
                     for row, size in zip(
                         batch.drop_columns("text").to_pylist(), sizes, strict=True
@@ -170,18 +134,3 @@ class _OpenUnit:
         unit = Unit(self.index, tuple(self.stretches))
         self.index, self.documents, self.num_bytes, self.stretches = self.index + 1, 0, 0, []
         return unit
-
-
-def _rows(store: ArtifactStore, shard: Shard, stretch: Stretch) -> Iterator[Row]:
-    """The rows of a stretch, from the row groups that hold them."""
-    with pq.ParquetFile(store.local_path(shard), pre_buffer=False) as file:
-        first = 0
-        for group in range(file.num_row_groups):
-            num_rows = file.metadata.row_group(group).num_rows
-            if first < stretch.stop and stretch.start < first + num_rows:
-                at = first
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], use_threads=False):
-                    low, high = max(0, stretch.start - at), max(0, stretch.stop - at)
-                    yield from batch.slice(low, max(0, high - low)).to_pylist()
-                    at += batch.num_rows
-            first += num_rows

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from interloom.core.artifacts import canonical_json
 from interloom.core.errors import DataError
+from interloom.corpora.units import Unit
 from interloom.interleaving.judging import Judged, ShardJudge
 from interloom.interleaving.making import Held, Made, Tally, read_made
-from interloom.interleaving.units import Unit
 from interloom.ports.gate import CheckResult
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactDraft

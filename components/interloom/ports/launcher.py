@@ -1,11 +1,12 @@
 """How a stage is executed in processes of its own."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from interloom.ports.progress import Progress
+from interloom.ports.workspace import Part
 
 LOG_FILE = "log.txt"
 """In a job's folder: what the stage's processes say."""
@@ -22,6 +23,8 @@ class StageJob:
             and the log.
         num_ranks: Processes that run it together; more than one goes through torchrun.
         threads_per_rank: Fixed by the recipe, since it is part of the numeric class.
+        can_be_parted: Whether the stage's shards can be made apart, before it.
+        part: Only make these shards; then the folder is the part's own, below the workspace.
     """
 
     stage: str
@@ -29,11 +32,24 @@ class StageJob:
     folder: Path
     num_ranks: int = 1
     threads_per_rank: int = 2
+    can_be_parted: bool = False
+    part: Part | None = None
+
+    @property
+    def workspace(self) -> Path:
+        """Where shards lie."""
+        return self.folder if self.part is None else self.folder.parents[1]
 
     @property
     def key(self) -> str:
         """The stage key."""
-        return self.folder.name
+        return self.workspace.name
+
+    def parts(self, count: int) -> tuple["StageJob", ...]:
+        """So many jobs, which make all shards between them."""
+        folder = self.folder / "parts"
+        parts = [Part(index, count) for index in range(count)]
+        return tuple(replace(self, folder=folder / str(one), part=one) for one in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,31 @@ from interloom.ports.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A share of a stage's shards: every ``count``-th of them, from ``index`` on."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"Part needs 0 <= index < count, got {self.index} of {self.count}")
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read what ``str`` gives."""
+        index, _, count = text.partition("-of-")
+        return cls(int(index), int(count))
+
+    def takes(self, shard: int) -> bool:
+        """Whether the shard of this number is in it."""
+        return shard % self.count == self.index
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """A folder tied to one stage key, and the way to report progress.
 

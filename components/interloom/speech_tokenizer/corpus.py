@@ -1,19 +1,32 @@
-"""The codes of a whole corpus, streamed from table to table."""
+"""The codes of a whole corpus: made unit by unit in a workspace, then put into one table.
 
+Whoever makes a unit, and whenever, its file is the same.
+"""
+
+import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interloom.audio.files import SAMPLE_RATE_HZ, read_audio, stream_audio
-from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef, Shard
 from interloom.core.errors import DataError
-from interloom.corpora.tables import SPEECH_TOKENS, batched, read_table, write_table
+from interloom.core.spans import FrameClock
+from interloom.corpora.fan_out import Make, make_units
+from interloom.corpora.tables import SPEECH_TOKENS, batched, write_table
+from interloom.corpora.units import Unit, cut_evenly, read_unit
 from interloom.ports.catalog import Metric
 from interloom.ports.store import ArtifactStore
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
+from interloom.speech_tokenizer.alignment import AlignedWord
 from interloom.speech_tokenizer.encoding import Codes
 from interloom.speech_tokenizer.features import TABLE
 from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_tokenizer
@@ -23,6 +36,8 @@ TOKENS_TABLE = "tokens"
 PRECISION = "fp32, as the utterance alone in blocks, near ties computed again"
 
 _ROWS = 64
+_UNIT_ROWS = 2 * _ROWS
+_COUNTS = b"counts"  # in a unit's file, beside its rows
 _LONG_SAMPLES = 120 * SAMPLE_RATE_HZ  # what is longer is read and encoded piece by piece
 _MIN_ALIGNED = 0.5  # of a transcript's words; with fewer it is taken for another recording's
 
@@ -44,6 +59,19 @@ class _Counts:
     aligned: int = 0
     not_aligned: int = 0
 
+    def to_json(self) -> bytes:
+        """For a unit's file."""
+        numbers = (self.num_again, self.aligned, self.not_aligned)
+        return json.dumps([self.codes_K.tolist(), *numbers]).encode()
+
+    def add(self, data: bytes) -> None:
+        """Add what ``to_json`` gave."""
+        codes, num_again, aligned, not_aligned = json.loads(data)
+        self.codes_K += np.asarray(codes, np.int64)
+        self.num_again += num_again
+        self.aligned += aligned
+        self.not_aligned += not_aligned
+
     def metrics(self) -> tuple[Metric, ...]:
         """For the catalog; alignment only where there was something to align."""
         num_codes = int(self.codes_K.sum())
@@ -59,44 +87,108 @@ class _Counts:
         return (*codebook_metrics(self.codes_K, prefix="tokens"), again, *aligned)
 
 
-def tokenize_corpus(
-    speech: ArtifactRef, tokenizer_ref: ArtifactRef, *, store: ArtifactStore, work: Workspace
-) -> TokenizedCorpus:
-    """Write the codes of every utterance, in the corpus' order.
+@dataclass(frozen=True, slots=True)
+class CorpusTokenizer:
+    """Makes the codes of one corpus.
 
     Words of transcripts whose places are not known are aligned, where that is plausible.
 
-    Raises:
-        DataError: Audio cannot be read, or a word ends after its utterance.
+    Attributes:
+        speech: Utterances.
+        tokenizer: What gives them codes.
+        store: Holds both.
+        work: Where finished units lie.
     """
-    tokenizer = load_speech_tokenizer(store, tokenizer_ref)
-    counts = _Counts(np.zeros(tokenizer.codebook_size, np.int64))
-    total = store.manifest(speech).count("rows")
 
-    def rows() -> Iterator[Mapping[str, Any]]:
-        done = 0
-        for batch in batched(read_table(store, speech, TABLE), _ROWS):
-            encoded = _encode(batch, tokenizer, counts)
-            for row, codes in zip(batch, encoded, strict=True):
-                yield _token_row(row, codes, tokenizer, counts)
-            done += len(batch)
-            work.progress.update(done, total, "utterances")
+    speech: ArtifactRef
+    tokenizer: ArtifactRef
+    store: ArtifactStore
+    work: Workspace
 
-    with store.draft(ArtifactKind.SPEECH_TOKENS) as draft:
-        write_table(draft, TOKENS_TABLE, SPEECH_TOKENS, rows())
-        ref = draft.commit(
-            parents=(speech, tokenizer_ref),
-            licences=store.manifest(speech).licences,
-            facts={
-                "codebook_size": tokenizer.codebook_size,
-                "frame_rate_hz": str(tokenizer.clock.frame_rate_hz),
-                "made_by": "encoder",
-                "precision": PRECISION,
-                "samples_per_token": tokenizer.samples_per_token,
-                "tokenizer": tokenizer_ref.id,
-            },
+    def make(self, part: Part) -> None:
+        """Make the units of a part, for ``write`` to put together.
+
+        Raises:
+            DataError: Audio cannot be read, or a word ends after its utterance.
+        """
+        for done, _ in enumerate(self._units(part), start=1):
+            self.work.progress.update(done, None, "shards")
+
+    def write(self) -> TokenizedCorpus:
+        """Write the codes of every utterance, in the corpus' order; make what is not there yet.
+
+        Raises:
+            DataError: Audio cannot be read, or a word ends after its utterance.
+        """
+        facts = self.store.manifest(self.tokenizer).facts
+        counts = _Counts(np.zeros(facts["codebook_size"], np.int64))
+        with self.store.draft(ArtifactKind.SPEECH_TOKENS) as draft:
+            write_table(draft, TOKENS_TABLE, SPEECH_TOKENS, self._rows(counts))
+            clock = FrameClock(SAMPLE_RATE_HZ, facts["samples_per_token"])
+            ref = draft.commit(
+                parents=(self.speech, self.tokenizer),
+                licences=self.store.manifest(self.speech).licences,
+                facts={
+                    "codebook_size": facts["codebook_size"],
+                    "frame_rate_hz": str(clock.frame_rate_hz),
+                    "made_by": "encoder",
+                    "precision": PRECISION,
+                    "samples_per_token": facts["samples_per_token"],
+                    "tokenizer": self.tokenizer.id,
+                },
+            )
+        return TokenizedCorpus(ref, counts.metrics())
+
+    def _shards(self) -> Sequence[Shard]:
+        return self.store.manifest(self.speech).shards_under(f"{TABLE}/")
+
+    def _units(self, part: Part | None = None) -> Iterator[Unit]:
+        """All units or those of a part, made in as many processes as there may be."""
+        self._folder.mkdir(exist_ok=True)
+        units = cut_evenly(self._shards(), _UNIT_ROWS)
+        return make_units(
+            (unit for unit in units if part is None or part.takes(unit.index)),
+            self._maker,
+            is_made=lambda unit: self._path(unit).is_file(),
+            num_workers=self.work.num_workers,
         )
-    return TokenizedCorpus(ref, counts.metrics())
+
+    def _rows(self, counts: _Counts) -> Iterator[Mapping[str, Any]]:
+        """The rows of all units; adds to the counts."""
+        done, total = 0, self.store.manifest(self.speech).count("rows")
+        for unit in self._units():
+            with pq.ParquetFile(self._path(unit)) as file:
+                table = file.read()
+            counts.add(table.schema.metadata[_COUNTS])
+            yield from table.to_pylist()
+            done += table.num_rows
+            self.work.progress.update(done, total, "utterances")
+
+    def _maker(self) -> Make:
+        tokenizer = load_speech_tokenizer(self.store, self.tokenizer)
+        return partial(self._make, tokenizer=tokenizer)
+
+    def _make(self, unit: Unit, *, tokenizer: SpeechTokenizer) -> None:
+        """Write a unit's file, whole or not at all."""
+        counts = _Counts(np.zeros(tokenizer.codebook_size, np.int64))
+        made = list[Mapping[str, Any]]()
+        for batch in batched(read_unit(self.store, self._shards(), unit), _ROWS):
+            encoded = _encode(batch, tokenizer, counts)
+            made += [
+                _token_row(row, codes, tokenizer, counts)
+                for row, codes in zip(batch, encoded, strict=True)
+            ]
+        schema = SPEECH_TOKENS.with_metadata({_COUNTS: counts.to_json()})
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as temporary:
+            pq.write_table(pa.Table.from_pylist([*map(dict, made)], schema=schema), temporary)
+        Path(temporary.name).replace(self._path(unit))
+
+    @property
+    def _folder(self) -> Path:
+        return self.work.folder / "shards"
+
+    def _path(self, unit: Unit) -> Path:
+        return self._folder / f"{unit.name}.parquet"
 
 
 def _encode(

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,9 +37,10 @@ from interloom.core.errors import (
     TransientError,
 )
 from interloom.ports.progress import NoProgress
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
 from interloom.stages.closure import closure
-from interloom.stages.registry import STAGES, StageDefinition, load_stage
+from interloom.stages.registry import MAKE_SHARDS, STAGES, StageDefinition, load_stage
+from interloom.stages.result import StageRequest
 
 EXIT_CODES: Mapping[type[InterloomError], int] = {
     ConfigError: 64,
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str], registry: Mapping[str, str] = STAGES) -> int:
     parser.add_argument("request", type=Path, help="JSON file; its folder is the workspace")
     parser.add_argument("--owner-lock", type=Path, help="end when this file's lock is given up")
     parser.add_argument("--on-cluster", action="store_true", help="end on SIGTERM; tell the usage")
+    parser.add_argument("--part", type=Part.parse, help="only make these shards, as 0-of-8")
+    parser.add_argument("--workspace", type=Path, help="of the stage, if not the request's folder")
     options = parser.parse_args(arguments)
     folder: Path = options.request.absolute().parent
     if options.owner_lock is not None:
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str], registry: Mapping[str, str] = STAGES) -> int:
     if options.on_cluster:  # the first process of a container ignores what it does not handle
         signal.signal(signal.SIGTERM, _end_at_once)
     try:
-        _execute(options.name, options.request, folder, registry)
+        _execute(options, folder, registry)
         if options.on_cluster:
             _tell_usage(folder)
     except Exception as error:  # noqa: BLE001 - the boundary of the process
@@ -91,32 +95,68 @@ def main(arguments: Sequence[str], registry: Mapping[str, str] = STAGES) -> int:
     return 0
 
 
-def _execute(name: str, request: Path, folder: Path, registry: Mapping[str, str]) -> None:
-    """Run the stage in its workspace and write its result."""
-    definition = load_stage(name, registry)
-    try:
-        parsed = definition.request.model_validate_json(request.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"the request {request} does not exist") from None
-    except ValidationError as error:
-        raise ConfigError(f"the request of stage {name!r} is not valid: {error}") from error
+def _execute(options: argparse.Namespace, folder: Path, registry: Mapping[str, str]) -> None:
+    """Run the stage in its workspace and write its result; of a part, that it is made."""
+    definition = load_stage(options.name, registry)
+    parsed = _request(definition, options.request)
+    workspace = folder if options.workspace is None else options.workspace.absolute()
     with (folder / "busy").open("w") as busy:
         fcntl.flock(busy, fcntl.LOCK_SH)  # told to whoever wants this workspace next
         rank = RankSettings()
         _settle_numerics(definition, rank)
         if rank.rank == 0:
-            sys.stderr.write(f"stage {name} begins\n")
-        result = definition.function(parsed, **_ports(definition, folder, rank))
+            sys.stderr.write(f"stage {definition.name} begins\n")
+        result = _call(definition, parsed, options.part, _Places(folder, workspace, rank))
         if rank.rank == 0:
-            _write(folder / "result.json", canonical_json(result.model_dump(mode="json")))
+            _write(folder / "result.json", canonical_json(result))
 
 
-def _ports(definition: StageDefinition, folder: Path, rank: RankSettings) -> dict[str, Any]:
-    """Just those keyword ports that the stage's signature names."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The folder of this process's files, the workspace of the stage, and which rank this is."""
+
+    folder: Path
+    workspace: Path
+    rank: RankSettings
+
+
+def _request(definition: StageDefinition, path: Path) -> StageRequest:
+    """Read the request in the stage's own class."""
+    try:
+        return definition.request.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"the request {path} does not exist") from None
+    except ValidationError as error:
+        raise ConfigError(
+            f"the request of stage {definition.name!r} is not valid: {error}"
+        ) from error
+
+
+def _call(
+    definition: StageDefinition, request: StageRequest, part: Part | None, places: _Places
+) -> dict[str, Any]:
+    """The stage's result; nothing for a part of its shards.
+
+    Raises:
+        ConfigError: The shards of this stage cannot be made apart.
+    """
+    if part is None:
+        result = definition.function(request, **_ports(definition.ports, places))
+        return result.model_dump(mode="json")
+    if definition.shard_maker is None:
+        raise ConfigError(f"stage {definition.name!r} has no {MAKE_SHARDS}: run it without --part")
+    maker = definition.shard_maker
+    maker.function(request, part=part, **_ports(maker.ports, places))
+    return {}
+
+
+def _ports(names: frozenset[str], places: _Places) -> dict[str, Any]:
+    """Just those keyword ports that are asked for."""
+    folder, rank = places.folder, places.rank
     available = {
         "store": lambda: open_store(load_settings()),
         "work": lambda: Workspace(
-            folder,
+            places.workspace,
             FileProgress(folder / "progress.jsonl") if rank.rank == 0 else NoProgress(),
             patience_s=rank.interloom_rank_patience_s,
             give_up=lambda error: leave(_report(error, folder)),
@@ -125,7 +165,7 @@ def _ports(definition: StageDefinition, folder: Path, rank: RankSettings) -> dic
         "engine": engine_builder,
         "gate": quality_gate,
     }
-    return {name: available[name]() for name in sorted(definition.ports)}
+    return {name: available[name]() for name in sorted(names)}
 
 
 def _settle_numerics(definition: StageDefinition, rank: RankSettings) -> None:

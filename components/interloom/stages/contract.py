@@ -30,8 +30,8 @@ from interloom.ports.launcher import LOG_FILE, JobReport, Launcher, StageJob
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
 from interloom.stages.closure import closure, code_digest
-from interloom.stages.leasing import beating
-from interloom.stages.owner import is_dead, owner_of
+from interloom.stages.leasing import beating, take
+from interloom.stages.owner import owner_of
 from interloom.stages.pricing import Prices
 from interloom.stages.registry import STAGES, StageDefinition, load_stage
 from interloom.stages.result import StageRequest, StageResult, train_config
@@ -302,6 +302,7 @@ def _launch(
         folder=folder,
         num_ranks=call.num_ranks,
         threads_per_rank=call.threads_per_rank,
+        can_be_parted=load_stage(call.stage, contract.registry).shard_maker is not None,
     )
     return contract.launcher.run(job, progress=progress)
 
@@ -329,9 +330,7 @@ def _hit_or_lease(
     while True:
         if not call.is_fresh and (hit := lookup(contract, key)) is not None:
             return hit
-        holder = contract.catalog.lease_owner(key)
-        dead = holder if holder is not None and is_dead(holder) else None
-        lease = contract.catalog.acquire(key, owner, ttl_s=contract.lease_ttl_s, dead_owner=dead)
+        lease = take(contract.catalog, key, owner, ttl_s=contract.lease_ttl_s)
         if lease is not None:
             break
         progress.update(0, None, "waiting for another run of the same stage")

@@ -1,5 +1,6 @@
 """Interleave: choose spans of words, speak them, weave them into the text, judge the rows."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from interloom.config.interleaving import InterleavingConfig
@@ -8,15 +9,17 @@ from interloom.core.errors import DataError
 from interloom.ports.catalog import Metric
 from interloom.ports.gate import CheckResult, QualityGate
 from interloom.ports.store import ArtifactDraft, ArtifactStore
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
+    from interloom.corpora.units import Unit
     from interloom.interleaving.building import Workshop
     from interloom.interleaving.units import Corpus
     from interloom.interleaving.writing import Written
 
 _NAMED = 5  # rows that an error names
+_SHARDS = "shards"  # in the workspace
 
 
 class InterleaveRequest(StageRequest):
@@ -62,10 +65,38 @@ def interleave(
             no document could be interleaved.
         TransientError: A worker died again and again.
     """
-    from interloom.interleaving.building import Sources, Workshop
     from interloom.quality.manifests import judge_manifest
 
     checks = _passed(judge_manifest(request.text, store=store, gate=gate))
+    workshop = _workshop(request, store)
+    with store.draft(ArtifactKind.INTERLEAVED) as draft:
+        written = _write(workshop, request, draft, work, gate)
+        ref = _commit(draft, request, workshop, written)
+    checks += written.checks + judge_manifest(ref, store=store, gate=gate)
+    metrics = _metrics(written, workshop.corpus)
+    return InterleaveResult(interleaved=ref, metrics=metrics, checks=checks)
+
+
+def make_shards(
+    request: InterleaveRequest,
+    *,
+    store: ArtifactStore,
+    work: Workspace,
+    gate: QualityGate,
+    part: Part,
+) -> None:
+    """Make some of the shards, for ``interleave`` to judge and write."""
+    from interloom.quality.manifests import judge_manifest
+
+    _passed(judge_manifest(request.text, store=store, gate=gate))
+    made = _made_units(_workshop(request, store), work, part)
+    for done, _ in enumerate(made, start=1):
+        work.progress.update(done, None, "shards")
+
+
+def _workshop(request: InterleaveRequest, store: ArtifactStore) -> "Workshop":
+    from interloom.interleaving.building import Sources, Workshop
+
     sources = Sources(
         text=request.text,
         text_to_token=request.text_to_token,
@@ -74,13 +105,7 @@ def interleave(
         tokens=request.tokens,
         tasks=request.tasks,
     )
-    workshop = Workshop(sources, request.config, seed=request.seed, store=store)
-    with store.draft(ArtifactKind.INTERLEAVED) as draft:
-        written = _write(workshop, request, draft, work, gate)
-        ref = _commit(draft, request, workshop, written)
-    checks += written.checks + judge_manifest(ref, store=store, gate=gate)
-    metrics = _metrics(written, workshop.corpus)
-    return InterleaveResult(interleaved=ref, metrics=metrics, checks=checks)
+    return Workshop(sources, request.config, seed=request.seed, store=store)
 
 
 def _write(
@@ -90,32 +115,39 @@ def _write(
     work: Workspace,
     gate: QualityGate,
 ) -> "Written":
-    """Make the shards, in as many processes as there may be, and write them in order."""
-    from interloom.interleaving.fan_out import Make, make_units
+    """Make the shards that are not there yet, and write them in order."""
     from interloom.interleaving.judging import ShardJudge
-    from interloom.interleaving.making import is_made
-    from interloom.interleaving.units import Unit
     from interloom.interleaving.writing import write_shards
 
-    folder, corpus = work.folder / "shards", workshop.corpus
+    judge = ShardJudge(gate, workshop.check(), request.config.quality)
+    units = _made_units(workshop, work)
+    return write_shards(units, work.folder / _SHARDS, judge, draft, work.progress)
+
+
+def _made_units(
+    workshop: "Workshop", work: Workspace, part: Part | None = None
+) -> "Iterator[Unit]":
+    """All units or those of a part, made in as many processes as there may be."""
+    from interloom.corpora.fan_out import Make, make_units
+    from interloom.interleaving.making import is_made
+
+    folder, corpus = work.folder / _SHARDS, workshop.corpus
     folder.mkdir(exist_ok=True)
 
     def build() -> Make:
         maker = workshop.maker()
 
-        def make(unit: Unit) -> None:
+        def make(unit: "Unit") -> None:
             maker.make(corpus.read(unit), unit, folder)
 
         return make
 
-    units = make_units(
-        corpus.units(),
+    return make_units(
+        (unit for unit in corpus.units() if part is None or part.takes(unit.index)),
         build,
         is_made=lambda unit: is_made(folder / unit.name),
         num_workers=work.num_workers,
     )
-    judge = ShardJudge(gate, workshop.check(), request.config.quality)
-    return write_shards(units, folder, judge, draft, work.progress)
 
 
 def _passed(verdicts: tuple[CheckResult, ...]) -> tuple[CheckResult, ...]:

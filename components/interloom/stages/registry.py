@@ -10,6 +10,7 @@ from types import MappingProxyType
 from interloom.core.errors import ConfigError
 from interloom.stages.result import StageRequest, StageResult
 
+MAKE_SHARDS = "make_shards"
 STAGES: Mapping[str, str] = MappingProxyType(
     {
         name: f"interloom.stages.{name}"
@@ -34,6 +35,21 @@ PORTS = frozenset({"store", "work", "engine", "gate"})
 
 
 @dataclass(frozen=True, slots=True)
+class ShardMaker:
+    """What makes a part of a stage's shards in its workspace, in any process, in any order.
+
+    The stage itself then finds them there, and makes what is missing.
+
+    Attributes:
+        function: ``make_shards(request, *, part, **ports)``.
+        ports: Names of the keyword ports that it takes, out of ``PORTS``.
+    """
+
+    function: Callable[..., None]
+    ports: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class StageDefinition:
     """A stage as its module defines it.
 
@@ -44,6 +60,7 @@ class StageDefinition:
         request: The class of its request.
         result: The class of its result.
         ports: Names of the keyword ports that it takes, out of ``PORTS``.
+        shard_maker: The module's ``make_shards``, for a stage whose shards can be made apart.
     """
 
     name: str
@@ -52,6 +69,7 @@ class StageDefinition:
     request: type[StageRequest]
     result: type[StageResult]
     ports: frozenset[str]
+    shard_maker: ShardMaker | None = None
 
 
 def load_stage(name: str, registry: Mapping[str, str] = STAGES) -> StageDefinition:
@@ -71,13 +89,35 @@ def _defined(name: str, module_name: str) -> StageDefinition:
     module = importlib.import_module(module_name)
     function: Callable[..., StageResult] = getattr(module, name)
     signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    ports = frozenset(parameter.name for parameter in parameters[1:])
-    if not ports <= PORTS:
+    # Annotations as they stand: those of ports may name types that only a checker imports.
+    request = next(iter(signature.parameters.values())).annotation
+    return StageDefinition(
+        name,
+        module_name,
+        function,
+        request,
+        signature.return_annotation,
+        _ports(name, function, PORTS),
+        _shard_maker(name, getattr(module, MAKE_SHARDS, None)),
+    )
+
+
+def _shard_maker(name: str, function: Callable[..., None] | None) -> ShardMaker | None:
+    if function is None:
+        return None
+    return ShardMaker(function, _ports(name, function, PORTS | {"part"}) - {"part"})
+
+
+def _ports(name: str, function: Callable[..., object], known: frozenset[str]) -> frozenset[str]:
+    """The keyword ports that a function's signature names.
+
+    Raises:
+        ConfigError: There is no such port.
+    """
+    ports = frozenset(list(inspect.signature(function).parameters)[1:])
+    if not ports <= known:
         raise ConfigError(
-            f"stage {name!r} asks for {', '.join(sorted(ports - PORTS))}; "
+            f"stage {name!r} asks for {', '.join(sorted(ports - known))}; "
             f"a stage can have {', '.join(sorted(PORTS))}"
         )
-    # Annotations as they stand: those of ports may name types that only a checker imports.
-    request, result = parameters[0].annotation, signature.return_annotation
-    return StageDefinition(name, module_name, function, request, result, ports)
+    return ports

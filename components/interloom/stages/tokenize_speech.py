@@ -1,11 +1,14 @@
 """Turn a speech corpus into codes."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interloom.core.artifacts import ArtifactRef
 from interloom.ports.store import ArtifactStore
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
 from interloom.stages.result import StageRequest, StageResult
+
+if TYPE_CHECKING:
+    from interloom.speech_tokenizer.corpus import CorpusTokenizer
 
 
 class TokenizeSpeechRequest(StageRequest):
@@ -35,7 +38,20 @@ def tokenize_speech(
     Raises:
         DataError: An utterance's audio cannot be read, or a word lies outside it.
     """
-    from interloom.speech_tokenizer.corpus import tokenize_corpus
-
-    written = tokenize_corpus(request.speech, request.tokenizer, store=store, work=work)
+    written = _corpus(request, store, work).write()
     return TokenizeSpeechResult(tokens=written.ref, metrics=written.metrics)
+
+
+def make_shards(
+    request: TokenizeSpeechRequest, *, store: ArtifactStore, work: Workspace, part: Part
+) -> None:
+    """Encode some of the utterances, for ``tokenize_speech`` to put together."""
+    _corpus(request, store, work).make(part)
+
+
+def _corpus(
+    request: TokenizeSpeechRequest, store: ArtifactStore, work: Workspace
+) -> "CorpusTokenizer":
+    from interloom.speech_tokenizer.corpus import CorpusTokenizer
+
+    return CorpusTokenizer(request.speech, request.tokenizer, store, work)

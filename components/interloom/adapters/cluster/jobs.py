@@ -16,6 +16,7 @@ from interloom.adapters.cluster.manifests import (
     base_name,
     label_of,
     rank_job,
+    selector_of,
 )
 from interloom.adapters.cluster.pods import Waiting, not_made
 from interloom.adapters.cluster.workloads import Phase, Sight
@@ -49,7 +50,7 @@ class JobWorkloads:
 
     def newest(self, job: StageJob) -> tuple[int, Phase] | None:
         """By label, so that no name has to be remembered."""
-        found = self._jobs(f"{KEY_LABEL}={label_of(job.key)}")
+        found = self._jobs(selector_of(job))
         live = [item for item in found if "deletionTimestamp" not in item["metadata"]]
         if not live:
             return None
@@ -66,7 +67,7 @@ class JobWorkloads:
 
     def look(self, job: StageJob, number: int) -> Sight:
         """Jobs and pods by label; events only of Jobs without a pod."""
-        selector = f"{KEY_LABEL}={label_of(job.key)},{ATTEMPT_LABEL}={number}"
+        selector = f"{selector_of(job)},{ATTEMPT_LABEL}={number}"
         jobs = self._jobs(selector)
         pods = self.api.items(PODS, labelSelector=selector)
         owners = {pod["metadata"]["labels"].get("job-name") for pod in pods}

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from interloom.adapters.cluster.api import ClusterApi
+from interloom.adapters.cluster.fan_out import run_parts
 from interloom.adapters.cluster.logs import PodLogs
 from interloom.adapters.cluster.manifests import RANK_LABEL, Attempt
 from interloom.adapters.cluster.pods import Ended, Waiting, Why, ended, waiting
@@ -59,13 +60,25 @@ class ClusterLauncher:
         return self._workloads.end_orphans(held, grace_s=grace_s)
 
     def run(self, job: StageJob, *, progress: Progress) -> JobReport:
-        """Run the job to its end, over as many attempts as the cluster takes away."""
+        """Run the job to its end; where the profile says so, its parts before it."""
+        limits = self._profile.fan_out.get(job.stage)
+        if limits is None or not job.can_be_parted:
+            return self._run(job, progress, self._is_stopped)
+        started_s = time.monotonic()
+        found = self._workloads.newest(job)
+        if found is None or found[1] in {Phase.SUCCEEDED, Phase.FAILED}:  # else it does without
+            run_parts(job, limits, self._run, progress=progress, is_stopped=self._is_stopped)
+        self._run(job, progress, self._is_stopped)
+        return _report(job, time.monotonic() - started_s)
+
+    def _run(self, job: StageJob, progress: Progress, is_stopped: threading.Event) -> JobReport:
+        """Run one job, over as many attempts as the cluster takes away."""
         started_s = time.monotonic()
         for _ in range(self._profile.max_preemptions + 1):
             number = self._begin(job, progress)
             try:
                 _Follower(self._api, self._profile, job, progress).follow(
-                    self._workloads, number, self._is_stopped
+                    self._workloads, number, is_stopped
                 )
             except _TakenAwayError as error:
                 progress.update(0, None, f"starts again: {error}")
@@ -297,8 +310,9 @@ def _read_attempt(folder: Path) -> Attempt | None:
 
 
 def _report(job: StageJob, wall_s: float) -> JobReport:
-    """What the ranks left in the workspace."""
-    usages = [json.loads(path.read_text()) for path in job.folder.glob("usage-*.json")]
+    """What the ranks, and the parts before them, left in the workspace."""
+    found = (*job.folder.glob("usage-*.json"), *job.folder.glob("parts/*/usage-*.json"))
+    usages = [json.loads(path.read_text()) for path in found]
     return JobReport(
         (job.folder / "result.json").read_text(),
         wall_s,

@@ -14,6 +14,7 @@ MANAGED = {"app.kubernetes.io/managed-by": "interloom"}
 KEY_LABEL = "interloom.dev/stage-key"
 ATTEMPT_LABEL = "interloom.dev/attempt"
 RANK_LABEL = "interloom.dev/rank"
+PART_LABEL = "interloom.dev/part"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # What the stage runner exits with when a retry cannot help: request, data, an installation.
 FINAL_EXIT_CODES = (64, 65, 66)
@@ -39,8 +40,15 @@ def label_of(stage_key: str) -> str:
 
 
 def base_name(job: StageJob, attempt: int) -> str:
-    """``pretrain-7f3a91c2d0-a1``: the same for the same stage key and attempt."""
-    return f"{job.stage.replace('_', '-')}-{job.key[:10]}-a{attempt}"
+    """``pretrain-7f3a91c2d0-a1``: the same for the same stage key, part and attempt."""
+    part = "" if job.part is None else f"-{job.part}"
+    return f"{job.stage.replace('_', '-')}-{job.key[:10]}{part}-a{attempt}"
+
+
+def selector_of(job: StageJob) -> str:
+    """Which objects belong to a job, over all attempts: those of its part, or of none."""
+    part = f"!{PART_LABEL}" if job.part is None else f"{PART_LABEL}={job.part}"
+    return f"{KEY_LABEL}={label_of(job.key)},{part}"
 
 
 def rank_job(
@@ -123,15 +131,20 @@ def train_job(
 
 
 def _identity(job: StageJob, attempt: int) -> dict[str, str]:
+    part = {} if job.part is None else {PART_LABEL: str(job.part)}
     return {
         KEY_LABEL: label_of(job.key),
         ATTEMPT_LABEL: str(attempt),
         "interloom.dev/stage": job.stage,
+        **part,
     }
 
 
 def _stage_words(job: StageJob) -> list[str]:
-    return [job.stage, str(job.folder / "request.json"), "--on-cluster"]
+    words = [job.stage, str(job.folder / "request.json"), "--on-cluster"]
+    if job.part is None:
+        return words
+    return [*words, f"--part={job.part}", f"--workspace={job.workspace}"]
 
 
 def _command(

@@ -12,7 +12,7 @@ from interloom.adapters.cluster.manifests import (
     QUEUE_LABEL,
     Attempt,
     base_name,
-    label_of,
+    selector_of,
     train_job,
 )
 from interloom.adapters.cluster.workloads import Phase, Sight, Workloads
@@ -26,7 +26,7 @@ _JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 
 @dataclass(slots=True)
 class TrainJobWorkloads:
-    """TrainJobs for stages of several ranks or with GPUs; all other stages are plain jobs."""
+    """TrainJobs for stages of several ranks or with GPUs; other stages and parts are plain jobs."""
 
     api: ClusterApi
     profile: ClusterProfile
@@ -53,9 +53,7 @@ class TrainJobWorkloads:
         if not self._is_ours(job):
             return self.plain.newest(job)
         try:
-            found = self.api.items(
-                TRAIN_JOBS, labelSelector=f"{OURS},{KEY_LABEL}={label_of(job.key)}"
-            )
+            found = self.api.items(TRAIN_JOBS, labelSelector=f"{OURS},{selector_of(job)}")
         except NotThereError as error:
             raise _no_api(error) from error
         live = [item for item in found if "deletionTimestamp" not in item["metadata"]]
@@ -127,6 +125,8 @@ class TrainJobWorkloads:
         return len(ended) + self.plain.end_orphans(held, grace_s=grace_s)
 
     def _is_ours(self, job: StageJob) -> bool:
+        if job.part is not None:
+            return False
         return job.num_ranks > 1 or self.profile.pool(job.stage).num_gpus > 0
 
     def _body(self, job: StageJob, number: int) -> dict[str, Any]:

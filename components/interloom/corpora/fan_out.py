@@ -23,7 +23,7 @@ from interloom.core.errors import (
     MissingError,
     TransientError,
 )
-from interloom.interleaving.units import Unit
+from interloom.corpora.units import Unit
 
 Make = Callable[[Unit], None]
 
@@ -89,19 +89,18 @@ class _Crew:
         self._num_workers = num_workers
         self._workers: list[_Worker] = []
         self._again: deque[Unit] = deque()
+        self._order: deque[int] = deque()
         self._done: dict[int, Unit] = {}
         self._ended: Counter[int] = Counter()
 
     def run(self) -> Iterator[Unit]:
         """Every unit in order; leaving ends the workers."""
-        at = 0
         try:
             while True:
                 self._fill()
-                while at in self._done:
-                    yield self._done.pop(at)
+                while self._order and self._order[0] in self._done:
+                    yield self._done.pop(self._order.popleft())
                     self._fill()
-                    at += 1
                 if not any(worker.given for worker in self._workers):
                     if not self._done:
                         return
@@ -134,6 +133,7 @@ class _Crew:
         if self._again:
             return self._again.popleft()
         for unit in self._units:
+            self._order.append(unit.index)
             if not self._is_made(unit):
                 return unit
             self._done[unit.index] = unit
@@ -182,8 +182,8 @@ class _Crew:
             if self._ended[first.index] >= _PATIENCE:
                 raise TransientError(
                     f"shard {first.name} ended {_PATIENCE} workers, the last with exit code "
-                    f"{worker.process.exitcode}; was the machine out of memory? lower "
-                    "interleave.documents_per_shard, or the number of workers"
+                    f"{worker.process.exitcode}; was the machine out of memory? make shards "
+                    "smaller (interleave.documents_per_shard), or take fewer workers"
                 )
         self._again.extendleft(reversed(worker.given))
 
