@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import MissingError
@@ -12,6 +13,9 @@ from interloom.ports.catalog import Catalog, RunRecord, RunState
 from interloom.ports.store import ArtifactStore
 from interloom.stages.result import StageResult
 from interloom_flows.recording import PIPELINES
+
+if TYPE_CHECKING:
+    from interloom.evaluation.choice import ItemScores
 
 LAST = "last"
 _SEARCHED = 1000
@@ -94,6 +98,17 @@ def summarise(catalog: Catalog, run: RunRecord) -> RunSummary:
         values = {metric.name: metric.value for metric in metrics if metric.step is None}
         numbers[stage.job] = fold_intervals(values)
     return RunSummary(run, stages, outputs, numbers)
+
+
+def item_scores(store: ArtifactStore, summary: RunSummary) -> "Mapping[str, ItemScores]":
+    """The score of each item of the run's evaluation, by the name of its number."""
+    from interloom.evaluation.pairing import SCORES, scores_from_json
+
+    evaluation = summary.outputs.get("evaluation")
+    if evaluation is None:
+        return {}
+    shard = next((one for one in store.manifest(evaluation).shards if one.path == SCORES), None)
+    return {} if shard is None else scores_from_json(store.local_path(shard).read_bytes())
 
 
 def save_sounds(store: ArtifactStore, evaluation: ArtifactRef, folder: Path) -> tuple[Path, ...]:

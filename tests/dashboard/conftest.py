@@ -47,7 +47,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     _publish(catalog, store, pipeline, "interleave", interleaved, metrics, checks)
     numbers = (
         Metric("tokenizer/wer", 0.08),
-        Metric("cloze/S->S/story/accuracy", 0.6),
+        Metric("cloze/S->S/story", 0.6),
         Metric("cloze/S->S/story/low", 0.5),
         Metric("cloze/S->S/story/high", 0.7),
         Metric("cloze/S->S/story/n", 100.0),

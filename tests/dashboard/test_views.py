@@ -74,7 +74,7 @@ def test_an_artifact_without_a_report_has_no_data_docs(world: Any) -> None:
 def test_a_result_carries_its_interval(world: Any) -> None:
     shown = results.view(world.catalog, world.store, world.evaluation)
 
-    number = {item.name: item for item in shown.numbers}["cloze/S->S/story/accuracy"]
+    number = {item.name: item for item in shown.numbers}["cloze/S->S/story"]
     assert (number.value, number.low, number.high, number.num_items) == (0.6, 0.5, 0.7, 100)
     assert [example.title for example in shown.examples] == ["The bot answers"]
 

@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from interloom.config.evaluation import EvaluationConfig
 from interloom.evaluation.error_rate import WordErrors, error_rate, holds_answer, word_errors
+from interloom.evaluation.measures import Judging
 from interloom.text.normalise import normalise
 
+JUDGING = Judging(EvaluationConfig(num_resamples=10), seed=0)
 SENTENCES = st.lists(
     st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "dog"]), min_size=1, max_size=9
 ).map(" ".join)
@@ -51,7 +53,7 @@ def test_nothing_heard_is_all_words_left_out() -> None:
 def test_the_rate_of_a_set_is_jiwers(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = [one for one, _ in pairs], [other for _, other in pairs]
 
-    estimate = error_rate(references, hypotheses, EvaluationConfig(num_resamples=10), seed=0)
+    estimate = error_rate(references, hypotheses, JUDGING)
 
     assert estimate.value == pytest.approx(jiwer.wer(references, hypotheses))
     assert estimate.num_items == len(pairs)

@@ -324,9 +324,9 @@ def test_intervals_are_folded_into_their_number() -> None:
 
 
 def test_what_had_no_items_is_a_number_without_a_value() -> None:
-    numbers = fold_intervals({"cloze/S->S/n": 0.0, "a/accuracy": 0.5, "a/n": 2.0})
+    numbers = fold_intervals({"cloze/S->S/n": 0.0, "a": 0.5, "a/n": 2.0})
 
     assert [(n.name, n.value, n.num_items) for n in numbers] == [
-        ("a/accuracy", 0.5, 2),
+        ("a", 0.5, 2),
         ("cloze/S->S", None, 0),
     ]

@@ -6,9 +6,8 @@ from typing import Any, Protocol
 
 from interloom.dialogue.chat import Answer, Question, Talk
 from interloom.evaluation.choice import ChosenSet, Item
-from interloom.evaluation.error_rate import error_rate, holds_answer
-from interloom.evaluation.intervals import Estimate, wilson
-from interloom.evaluation.measures import Findings, Judging, Measure
+from interloom.evaluation.error_rate import holds_answer, measure_errors
+from interloom.evaluation.measures import Findings, Judging, by_group, share_right
 from interloom.evaluation.spoken import Codes, Listener
 
 
@@ -75,34 +74,27 @@ def interview(asked: Asked, chatbot: Answerer, listener: Listener, *, seed: int)
 def measure_chat(chosen: ChosenSet, talked: Interview, judging: Judging) -> Findings:
     """``chat/...``: right answers as written and as spoken, and the error rate of the speech."""
     texts = [answer.text for answer in talked.answers]
-    config, seed = judging.config, judging.seed
     rows = talked.asked.rows
-    right = measure_right("chat/right", talked, judging)
+    complete = [answer.is_complete for answer in talked.answers]
+    spoken_right = _right(rows, talked.read)
+    right = measure_right("chat/right", chosen, talked, judging)
     measures = (
-        Measure("chat/right_spoken", _share(_right(rows, talked.read), judging)),
-        Measure("chat/complete", _share([one.is_complete for one in talked.answers], judging)),
-        Measure("chat/answer_wer", error_rate(texts, talked.read, config, seed=seed)),
-        Measure("chat/heard_answer_wer", error_rate(texts, talked.heard, config, seed=seed)),
+        share_right("chat/right_spoken", chosen, rows, spoken_right, judging),
+        share_right("chat/complete", chosen, rows, complete, judging),
+        measure_errors("chat/answer_wer", (texts, talked.read), chosen, rows, judging),
+        measure_errors("chat/heard_answer_wer", (texts, talked.heard), chosen, rows, judging),
     )
     return Findings(right.measures + measures, (chosen,), right.details)
 
 
-def measure_right(name: str, talked: Interview, judging: Judging) -> Findings:
+def measure_right(name: str, chosen: ChosenSet, talked: Interview, judging: Judging) -> Findings:
     """The share of right answers, over all questions and by group."""
-    rows, is_right = talked.asked.rows, talked.is_right
-    measures = [Measure(name, _share(is_right, judging))]
-    for group in sorted({row["group"] for row in rows}):
-        held = [one for row, one in zip(rows, is_right, strict=True) if row["group"] == group]
-        measures.append(Measure(f"{name}/{group}", _share(held, judging)))
-    return Findings(tuple(measures), details={name: _table(talked, is_right)})
+    measures = by_group(name, chosen, talked.asked.rows, talked.is_right, judging)
+    return Findings(tuple(measures), details={name: _table(talked, talked.is_right)})
 
 
 def _right(rows: Sequence[Item], texts: Sequence[str]) -> list[bool]:
     return [holds_answer(text, row["answers"]) for row, text in zip(rows, texts, strict=True)]
-
-
-def _share(claims: Sequence[bool], judging: Judging) -> Estimate:
-    return wilson(sum(claims), len(claims), judging.config.confidence)
 
 
 def _table(talked: Interview, is_right: Sequence[bool]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The fixed part of a set that is measured, and its fingerprint."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,27 @@ class ChosenSet:
         kept = [{k: v for k, v in item.items() if k != "codes"} for item in self.items]
         return hashlib.sha256(canonical_json(kept)).hexdigest()
 
+    def scores(self, rows: Iterable[Item], values: Iterable[float]) -> "ItemScores":
+        """What came of some of the items, by their ids."""
+        pairs = zip(rows, values, strict=True)
+        return ItemScores(self.digest, {row["id"]: float(value) for row, value in pairs})
+
     def to_dict(self) -> dict[str, str | int]:
         """For ``report.json``."""
         return {"digest": self.digest, "n": len(self.items), "available": self.num_available}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScores:
+    """What came of each item of a set: 1 right and 0 wrong, or its word errors.
+
+    Attributes:
+        set_digest: The set's fingerprint; scores on different sets are not to be paired.
+        by_id: Score of each item.
+    """
+
+    set_digest: str
+    by_id: Mapping[str, float]
 
 
 def choose(name: str, items: Iterable[Item], limit: int, *, seed: int) -> ChosenSet:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from interloom.config.evaluation import ClozeScore
 from interloom.evaluation.choice import ChosenSet, Item
 from interloom.evaluation.cloze import (
     SCORES,
@@ -13,7 +12,6 @@ from interloom.evaluation.cloze import (
     TokenScorer,
     choices,
 )
-from interloom.evaluation.intervals import wilson
 from interloom.evaluation.measures import Findings, Judging, Measure
 from interloom.evaluation.spoken import Codes
 from interloom.text.bpe import TextTokenizer
@@ -36,18 +34,17 @@ def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Finding
     An item with a text that could not be spoken counts in no mode: all modes rest on the same
     items, and their number is reported.
     """
-    items = [_item(row, reader) for row in group.items if _is_spoken(row, reader.spoken)]
+    rows = [row for row in group.items if _is_spoken(row, reader.spoken)]
+    items = [_item(row, reader) for row in rows]
     name = group.name.removeprefix("cloze/")
     measures: list[Measure] = []
     details: dict[str, dict[str, dict[str, float | int]]] = {}
     for mode in ClozeMode:
         right = choices(items, mode, reader.scorer, reader.layout) if items else {}
-        estimates = {
-            score: wilson(sum(right.get(score, ())), len(items), judging.config.confidence)
-            for score in SCORES
-        }
-        chosen: ClozeScore = judging.config.cloze_score
-        measures.append(Measure(f"cloze/{mode}/{name}", estimates[chosen], "/accuracy"))
+        estimates = {score: judging.share(right.get(score, ())) for score in SCORES}
+        scores = group.scores(rows, right.get(judging.config.cloze_score, ()))
+        estimate = estimates[judging.config.cloze_score]
+        measures.append(Measure(f"cloze/{mode}/{name}", estimate, scores))
         details[mode.value] = {score: one.to_dict() for score, one in estimates.items()}
     return Findings(tuple(measures), (group,), {group.name: details})
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import jiwer
 
-from interloom.config.evaluation import EvaluationConfig
-from interloom.evaluation.intervals import Estimate, bootstrap_ratio
+from interloom.evaluation.choice import ChosenSet, Item
+from interloom.evaluation.intervals import Estimate
+from interloom.evaluation.measures import Judging, Measure
 from interloom.text.normalise import normalise
 
 
@@ -31,21 +32,32 @@ def word_errors(reference: str, hypothesis: str) -> WordErrors:
     return WordErrors(int(edits), measured.hits + measured.substitutions + measured.deletions)
 
 
-def error_rate(
-    references: Sequence[str], hypotheses: Sequence[str], config: EvaluationConfig, *, seed: int
-) -> Estimate:
-    """Edits over reference words of a set, with a bootstrap interval over its items."""
-    counted = [
-        word_errors(reference, hypothesis)
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    return bootstrap_ratio(
-        [one.num_edits for one in counted],
-        [one.num_words for one in counted],
-        confidence=config.confidence,
-        num_resamples=config.num_resamples,
-        seed=seed,
-    )
+def error_rate(references: Sequence[str], hypotheses: Sequence[str], judging: Judging) -> Estimate:
+    """Edits over reference words, with a bootstrap interval over the items."""
+    return _rate(_counted(references, hypotheses), judging)
+
+
+def measure_errors(
+    name: str,
+    texts: tuple[Sequence[str], Sequence[str]],
+    chosen: ChosenSet,
+    rows: Sequence[Item],
+    judging: Judging,
+) -> Measure:
+    """``error_rate`` of a set's rows; ``texts`` are what should and what could be read of them."""
+    counted = _counted(*texts)
+    scores = chosen.scores(rows, [one.num_edits for one in counted])
+    return Measure(name, _rate(counted, judging), scores=scores)
+
+
+def _counted(references: Sequence[str], hypotheses: Sequence[str]) -> list[WordErrors]:
+    pairs = zip(references, hypotheses, strict=True)
+    return [word_errors(reference, hypothesis) for reference, hypothesis in pairs]
+
+
+def _rate(counted: Sequence[WordErrors], judging: Judging) -> Estimate:
+    edits = [one.num_edits for one in counted]
+    return judging.ratio(edits, [one.num_words for one in counted])
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:

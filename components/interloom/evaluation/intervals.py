@@ -28,12 +28,12 @@ class Estimate:
             return {"n": 0}
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.num_items}
 
-    def to_metrics(self, name: str, *, value_suffix: str = "") -> tuple[Metric, ...]:
-        """``NAME`` with the suffix, ``NAME/low``, ``NAME/high`` and ``NAME/n``."""
+    def to_metrics(self, name: str) -> tuple[Metric, ...]:
+        """``NAME``, ``NAME/low``, ``NAME/high`` and ``NAME/n``."""
         if not self.num_items:
             return (Metric(f"{name}/n", 0.0),)
         return (
-            Metric(f"{name}{value_suffix}", self.value),
+            Metric(name, self.value),
             Metric(f"{name}/low", self.low),
             Metric(f"{name}/high", self.high),
             Metric(f"{name}/n", float(self.num_items)),

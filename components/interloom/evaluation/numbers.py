@@ -21,12 +21,9 @@ class Number:
 
 
 def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
-    """One line a number: ``NAME/low``, ``NAME/high`` and ``NAME/n`` go with ``NAME``.
-
-    The value of a share may stand under ``NAME/accuracy``.
-    """
+    """One line a number: ``NAME/low``, ``NAME/high`` and ``NAME/n`` go with ``NAME``."""
     names = [name for name in values if not name.endswith(_SUFFIXES)]
-    measured = {f"{name.removesuffix('/accuracy')}/n" for name in names}
+    measured = {f"{name}/n" for name in names}
     return tuple(_number(name, values) for name in names) + tuple(
         Number(name.removesuffix("/n"), None, num_items=0)
         for name, value in values.items()
@@ -35,6 +32,5 @@ def fold_intervals(values: Mapping[str, float]) -> tuple[Number, ...]:
 
 
 def _number(name: str, values: Mapping[str, float]) -> Number:
-    base = name.removesuffix("/accuracy")
-    low, high, count = (values.get(f"{name}{end}", values.get(f"{base}{end}")) for end in _SUFFIXES)
+    low, high, count = (values.get(f"{name}{end}") for end in _SUFFIXES)
     return Number(name, values[name], low, high, None if count is None else int(count))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from interloom.core.modality import Modality
 from interloom.evaluation.choice import ChosenSet, Item
 from interloom.evaluation.error_rate import holds_answer
-from interloom.evaluation.intervals import wilson
-from interloom.evaluation.measures import Findings, Judging, Measure
+from interloom.evaluation.measures import Findings, Judging, Measure, by_group
 from interloom.evaluation.spoken import Codes
 from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
@@ -61,14 +60,7 @@ def measure_questions(chosen: ChosenSet, oral: Oral, judging: Judging) -> Findin
     measures: list[Measure] = []
     for mode, texts in said.items():
         right = [holds_answer(text, row["answers"]) for row, text in zip(rows, texts, strict=True)]
-        confidence = judging.config.confidence
-        measures.append(
-            Measure(f"questions/{mode}", wilson(sum(right), len(right), confidence), "/accuracy")
-        )
-        for group in sorted({row["group"] for row in rows}):
-            held = [one for row, one in zip(rows, right, strict=True) if row["group"] == group]
-            estimate = wilson(sum(held), len(held), confidence)
-            measures.append(Measure(f"questions/{mode}/{group}", estimate, "/accuracy"))
+        measures += by_group(f"questions/{mode}", chosen, rows, right, judging)
     table = [
         {"id": row["id"], "question": row["question"], "expected": row["answers"]}
         | {mode: texts[place] for mode, texts in said.items()}

@@ -1,4 +1,4 @@
-"""The evaluation as an artifact: ``report.json``, and WAV files with ``examples.json``."""
+"""The evaluation as an artifact: ``report.json``, ``scores.json``, sounds and ``examples.json``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from interloom.audio.files import write_wav
 from interloom.config.evaluation import EvaluationConfig
 from interloom.evaluation.measures import Findings
+from interloom.evaluation.pairing import SCORES, scores_to_json
 from interloom.ports.store import ArtifactDraft
 from interloom.text.normalise import NORMALISER
 
@@ -38,24 +39,18 @@ class Sound:
     sample_rate_hz: int
 
 
-def report(
-    findings: Findings, config: EvaluationConfig, models: Mapping[str, str]
-) -> dict[str, Any]:
-    """All numbers with their intervals, what they were measured on and by which normaliser."""
-    return {
-        "confidence": config.confidence,
-        "details": dict(findings.details),
-        "measures": {one.name + one.suffix: one.estimate.to_dict() for one in findings.measures},
-        "models": dict(models),
-        "normaliser": NORMALISER,
-        "sets": {one.name: one.to_dict() for one in findings.sets},
-    }
-
-
-def write_report(draft: ArtifactDraft, body: Mapping[str, Any], sounds: Sequence[Sound]) -> None:
-    """Write the shards."""
+def write_report(
+    draft: ArtifactDraft,
+    findings: Findings,
+    config: EvaluationConfig,
+    models: Mapping[str, str],
+    sounds: Sequence[Sound] = (),
+) -> None:
+    """Write the shards: what was found by which models, and what there is to listen to."""
     with draft.shard(REPORT) as shard:
-        shard.path.write_text(_json(body))
+        shard.path.write_text(_json(_report(findings, config, models)))
+    with draft.shard(SCORES) as shard:
+        shard.path.write_text(scores_to_json(findings.measures))
     described = []
     for sound in sounds:
         with draft.shard(sound.file) as shard:
@@ -72,6 +67,20 @@ def write_report(draft: ArtifactDraft, body: Mapping[str, Any], sounds: Sequence
         )
     with draft.shard(EXAMPLES) as shard:
         shard.path.write_text(_json(described))
+
+
+def _report(
+    findings: Findings, config: EvaluationConfig, models: Mapping[str, str]
+) -> dict[str, Any]:
+    """All numbers with their intervals, what they were measured on and by which normaliser."""
+    return {
+        "confidence": config.confidence,
+        "details": dict(findings.details),
+        "measures": {one.name: one.estimate.to_dict() for one in findings.measures},
+        "models": dict(models),
+        "normaliser": NORMALISER,
+        "sets": {one.name: one.to_dict() for one in findings.sets},
+    }
 
 
 def _json(body: object) -> str:

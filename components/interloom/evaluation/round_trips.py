@@ -12,9 +12,8 @@ import numpy as np
 from interloom.evaluation.choice import ChosenSet
 from interloom.evaluation.distortion import NAME as DISTORTION
 from interloom.evaluation.distortion import waveform_distortion
-from interloom.evaluation.error_rate import error_rate
-from interloom.evaluation.intervals import Estimate, bootstrap_ratio, wilson
-from interloom.evaluation.measures import Findings, Judging, Measure
+from interloom.evaluation.error_rate import measure_errors
+from interloom.evaluation.measures import Findings, Judging, Measure, share_right
 from interloom.evaluation.spoken import Codes, Listener, Speaker, Waveform
 from interloom.speech_decoder.runtime import SpeechDecoder
 from interloom.text_to_token.spans import SpanRequest
@@ -27,9 +26,9 @@ def measure_tokenizer(chosen: ChosenSet, tokenizer: Listener, judging: Judging) 
     codes = [np.array(row["codes"], np.int32) for row in chosen.items]
     texts = [row["text"] for row in chosen.items]
     heard = tokenizer.read(codes)
-    rate = error_rate(texts, heard, judging.config, seed=judging.seed)
+    wer = measure_errors("tokenizer/wer", (texts, heard), chosen, chosen.items, judging)
     return Findings(
-        (Measure("tokenizer/wer", rate),),
+        (wer,),
         (chosen,),
         {"tokenizer": transcripts(texts, heard)},
     )
@@ -45,14 +44,12 @@ def measure_text_to_token(
     )
     read = tokenizer.read([result.codes for result in spoken])
     heard = [text if one.accepted else "" for text, one in zip(read, spoken, strict=True)]
-    config = judging.config
-    accepted = wilson(sum(one.accepted for one in spoken), len(spoken), config.confidence)
+    name, rows = "text_to_token/round_trip_wer", chosen.items
+    accepted = [one.accepted for one in spoken]
     return Findings(
         (
-            Measure(
-                "text_to_token/round_trip_wer", error_rate(texts, heard, config, seed=judging.seed)
-            ),
-            Measure("text_to_token/accepted", accepted),
+            measure_errors(name, (texts, heard), chosen, rows, judging),
+            share_right("text_to_token/accepted", chosen, rows, accepted, judging),
         ),
         (chosen,),
         {"text_to_token": transcripts(texts, heard)},
@@ -70,6 +67,7 @@ class Recording:
 
 
 def measure_decoder(
+    chosen: ChosenSet,
     recordings: Sequence[Recording],
     decoder: SpeechDecoder,
     tokenizer: Listener,
@@ -77,32 +75,25 @@ def measure_decoder(
 ) -> Findings:
     """Held-out codes made audible, tokenised again and read; their length and distortion.
 
-    Distortion is measured in the recording's own voice where the decoder knows it.
+    Distortion is measured in the recording's own voice where the decoder knows it. ``recordings``
+    are those of the chosen rows, in their order.
     """
-    config, seed = judging.config, judging.seed
     decoded = [decoder.decode(one.codes) for one in recordings]
     heard = tokenizer.read(tokenizer.encode(decoded))
     lengths = [len(one.waveform) for one in recordings]
     off = [abs(len(got) - length) for got, length in zip(decoded, lengths, strict=True)]
     distortions = [_distortion(one, decoder) for one in recordings]
     texts = [one.text for one in recordings]
-
-    def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
-        return bootstrap_ratio(
-            tops,
-            bottoms,
-            confidence=config.confidence,
-            num_resamples=config.num_resamples,
-            seed=seed,
-        )
-
+    distorted = judging.ratio(distortions, [1.0] * len(distortions))
+    wer = "decoder/round_trip_wer"
     return Findings(
         (
-            Measure("decoder/round_trip_wer", error_rate(texts, heard, config, seed=seed)),
-            Measure("decoder/duration_error", ratio(off, lengths)),
-            Measure(f"decoder/{DISTORTION}", ratio(distortions, [1.0] * len(distortions))),
+            measure_errors(wer, (texts, heard), chosen, chosen.items, judging),
+            Measure("decoder/duration_error", judging.ratio(off, lengths)),
+            Measure(f"decoder/{DISTORTION}", distorted),
         ),
-        details={"decoder": transcripts(texts, heard)},
+        (chosen,),
+        {"decoder": transcripts(texts, heard)},
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from interloom.audio.files import read_audio, resample
 from interloom.evaluation.choice import ChosenSet
 from interloom.evaluation.error_rate import error_rate, word_errors
-from interloom.evaluation.intervals import Estimate, bootstrap_ratio, wilson
+from interloom.evaluation.intervals import Estimate, wilson
 from interloom.evaluation.measures import Findings, Judging, Measure
 from interloom.speech_tokenizer.runtime import SpeechTokenizer
 from interloom.text.normalise import normalise
@@ -92,13 +92,8 @@ def character_error_rate(
         word_errors(" ".join(normalise(one).replace(" ", "")), _spaced(other))
         for one, other in zip(references, hypotheses, strict=True)
     ]
-    return bootstrap_ratio(
-        [one.num_edits for one in counted],
-        [one.num_words for one in counted],
-        confidence=judging.config.confidence,
-        num_resamples=judging.config.num_resamples,
-        seed=judging.seed,
-    )
+    edits = [one.num_edits for one in counted]
+    return judging.ratio(edits, [one.num_words for one in counted])
 
 
 def _spaced(text: str) -> str:
@@ -110,7 +105,7 @@ def _rates(
     name: str, texts: Sequence[str], heard: Sequence[str], judging: Judging
 ) -> Iterator[Measure]:
     """Word and character error rates of one set."""
-    yield Measure(f"{name}/wer", error_rate(texts, heard, judging.config, seed=judging.seed))
+    yield Measure(f"{name}/wer", error_rate(texts, heard, judging))
     yield Measure(f"{name}/cer", character_error_rate(texts, heard, judging))
 
 
@@ -150,8 +145,7 @@ def _under_conditions(
         ]
     for name, made in changed.items():
         heard = tokenizer.read(tokenizer.encode(made))
-        rate = error_rate(texts, heard, judging.config, seed=judging.seed)
-        yield Measure(f"{name}/wer", rate)
+        yield Measure(f"{name}/wer", error_rate(texts, heard, judging))
 
 
 def _use_of_codes(

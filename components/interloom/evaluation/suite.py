@@ -43,10 +43,14 @@ from interloom.vocabulary.layout import Ids
 
 @dataclass(frozen=True, slots=True)
 class TaskSets:
-    """What is measured on: the fixed choice from each held-out table."""
+    """What is measured on: the fixed choice from each held-out table.
+
+    ``recordings`` are the sound of ``decoded``.
+    """
 
     utterances: ChosenSet
     texts: ChosenSet
+    decoded: ChosenSet
     recordings: tuple[Recording, ...]
     cloze: tuple[ChosenSet, ...]
     questions: ChosenSet
@@ -89,6 +93,7 @@ def task_sets(
     return TaskSets(
         utterances=choose("utterances", heldout, config.max_utterances, seed=seed),
         texts=choose("texts", heldout, config.max_texts, seed=seed),
+        decoded=decoded,
         recordings=tuple(_recordings(store, speech, decoded)),
         cloze=tuple(
             choose(
@@ -133,7 +138,7 @@ def evaluate_chain(
     parts = [
         measure_tokenizer(sets.utterances, chain.tokenizer, judging),
         measure_text_to_token(sets.texts, chain.text_to_token, chain.tokenizer, judging),
-        measure_decoder(sets.recordings, chain.decoder, chain.tokenizer, judging),
+        measure_decoder(sets.decoded, sets.recordings, chain.decoder, chain.tokenizer, judging),
     ]
     progress.update(2, 6, "speech models measured")
     reader = Reader(chain.base, chain.base.layout, chain.text, spoken)
@@ -160,7 +165,7 @@ def _other_ways(
         ("chat/speech_only/right", aloud, chain.wordless_chatbot),
     ):
         talked = interview(asked, bot, chain.tokenizer, seed=judging.seed)
-        yield measure_right(name, talked, judging)
+        yield measure_right(name, sets.chats, talked, judging)
 
 
 def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:

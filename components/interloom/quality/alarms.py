@@ -141,7 +141,7 @@ def _forgotten(numbers: Mapping[str, float], before: Mapping[str, float]) -> Ite
     """Text that is understood worse than in the run before."""
     for name, value in sorted(numbers.items()):
         lost = before.get(name, value) - value
-        is_text = name.startswith("cloze/T->T/") and name.endswith("/accuracy")
+        is_text = name.startswith("cloze/T->T/") and not name.endswith("/low")
         if is_text and lost > _TEXT_LOSS:
             meaning = "text is forgotten as the share of speech grows: raise the share of text"
             yield Alarm("text ability falls", f"{name}: {100 * lost:.1f} points less", meaning)

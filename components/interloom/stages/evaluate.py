@@ -38,7 +38,7 @@ class EvaluateResult(StageResult):
 def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace) -> EvaluateResult:
     """Measure every model of the chain on held-out data, by the chain's own reading head."""
     from interloom.evaluation.measures import Judging
-    from interloom.evaluation.report import report, write_report
+    from interloom.evaluation.report import write_report
     from interloom.evaluation.suite import evaluate_chain, task_sets
 
     judging = Judging(request.config, request.seed)
@@ -48,7 +48,7 @@ def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace)
     done = evaluate_chain(_chain(request, store), sets, judging, progress=work.progress)
     models = {name: ref.id for name, ref in request.inputs().items() if ref.kind.is_model}
     with store.draft(ArtifactKind.EVALUATION) as draft:
-        write_report(draft, report(done.findings, request.config, models), done.sounds)
+        write_report(draft, done.findings, request.config, models, done.sounds)
         ref = draft.commit(
             parents=tuple(request.inputs().values()),
             licences=store.manifest(request.speech).licences,

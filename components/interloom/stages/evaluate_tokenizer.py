@@ -37,7 +37,7 @@ def evaluate_tokenizer(
     from interloom.corpora.tables import read_table
     from interloom.evaluation.choice import choose
     from interloom.evaluation.measures import Judging
-    from interloom.evaluation.report import report, write_report
+    from interloom.evaluation.report import write_report
     from interloom.evaluation.speech_tokens import HeldOut, measure_codes
     from interloom.speech_tokenizer.runtime import load_speech_tokenizer
 
@@ -58,7 +58,7 @@ def evaluate_tokenizer(
     findings = measure_codes(held_out, tokenizer, Judging(request.config, request.seed))
     models = {"tokenizer": request.tokenizer.id}
     with store.draft(ArtifactKind.EVALUATION) as draft:
-        write_report(draft, report(findings, request.config, models), ())
+        write_report(draft, findings, request.config, models)
         ref = draft.commit(
             parents=(request.speech, request.tokenizer),
             licences=store.manifest(request.speech).licences,

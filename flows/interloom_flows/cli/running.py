@@ -224,11 +224,7 @@ def _show_alarms(summary: "RunSummary") -> None:
 
     found = [number for numbers in summary.numbers.values() for number in numbers]
     values = {number.name: number.value for number in found if number.value is not None}
-    lows = {
-        f"{number.name.removesuffix('/accuracy')}/low": number.low
-        for number in found
-        if number.low is not None
-    }
+    lows = {f"{number.name}/low": number.low for number in found if number.low is not None}
     for alarm in alarms(values | lows):
         screen.say(f"look: {alarm.signature} ({alarm.observed}): {alarm.meaning}")
 
