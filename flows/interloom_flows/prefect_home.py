@@ -24,6 +24,10 @@ from interloom.core.errors import MissingError, TransientError
 START_TIMEOUT_S = 240.0
 _KNOCK_TIMEOUT_S = 20.0
 _FOLDER_PREFIX = "server-"
+# Prefect's client waits 2, 4, 8, ... seconds between its tries.
+_RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
+_OWN_RETRIES = "1"  # a server of our own that is gone does not come back
+_NAMED_RETRIES = "7"  # one that is restarted may be away for four minutes
 
 
 def quiet(home: Path) -> dict[str, str]:
@@ -60,13 +64,14 @@ def prefect_api(home: Path, named_url: str | None = None) -> Iterator[str]:
     url = named_url or environment().get("PREFECT_API_URL")
     if url:
         (home / "prefect").mkdir(parents=True, exist_ok=True)
-        export(quiet(home) | {"PREFECT_API_URL": url})
+        export(quiet(home) | {"PREFECT_API_URL": url, _RETRIES: _NAMED_RETRIES})
         with _explained(url):
             _knock(url)
             yield url
         return
     with _own_server(home) as url:
-        export(quiet(home) | {"PREFECT_API_URL": url, "PREFECT_LOGGING_TO_API_ENABLED": "false"})
+        export(quiet(home) | {"PREFECT_API_URL": url, _RETRIES: _OWN_RETRIES})
+        export({"PREFECT_LOGGING_TO_API_ENABLED": "false"})
         with _explained(url):
             yield url
 

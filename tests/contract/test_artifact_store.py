@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interloom.adapters.folder_store import FolderStore, manifest_key, object_key
+from interloom.adapters.checked_store import manifest_key, object_key
+from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.mirrored_store import MirroredStore
 from interloom.adapters.stores import open_store_at
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Shard, tree_md5

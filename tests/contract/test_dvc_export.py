@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from interloom.adapters.checked_store import object_key
 from interloom.adapters.dvc_export import dvc_file, export_dvc, remote_options
-from interloom.adapters.folder_store import FolderStore, object_key
+from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.stores import open_store_at
 from interloom.config.s3 import S3Settings
 from interloom.core.artifacts import ArtifactKind, Manifest, Shard

@@ -1,51 +1,32 @@
-"""The fault matrix of store and publishing: real servers, real kills, no violation.
+"""Faults on the way to S3, of its server and of disks: nothing half visible, nothing lost.
 
-Invariants, after whatever happened: nothing is half visible, no published version fails its
-manifest, one runner publishes a key, and the next run ends as an undisturbed one does.
 Each seed is in the test's name.
 """
 
 import io
-import logging
 import os
-import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
-from interloom.adapters.folder_store import FolderStore, object_key
-from interloom.adapters.s3_bucket import S3Bucket
-from interloom.adapters.s3_connection import S3Options
-from interloom.adapters.s3_store import S3Store
-from interloom.adapters.sql_catalog import SqlCatalog
-from interloom.adapters.stores import open_store_at
-from interloom.config.s3 import S3Settings
-from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
-from interloom.ports.catalog import RunState
+from interloom.adapters.checked_store import object_key
+from interloom.adapters.folder_store import FolderStore
+from interloom.core.artifacts import ArtifactRef
+from interloom.core.errors import ConfigError, DataError, TransientError
 from interloom.ports.store import ArtifactStore
-from interloom.stages.contract import StageCall, StageContract, execute_stage, lookup, stage_key
-from interloom.testing.launcher import InlineLauncher
-from interloom.testing.probe import REGISTRY, ProbeRequest
-from interloom.testing.s3_faults import Fault, FaultKind, FaultyWay, Plan, Request, faulty_way
-from interloom.testing.s3_server import BUCKET, SECRET_KEY, S3Server, s3_server
+from interloom.testing.s3_faults import Fault, FaultKind, Plan, Request, faulty_way
+from interloom.testing.s3_server import BUCKET, S3Server, s3_server
+from interloom.testing.small_artifacts import KIND, assert_whole, impatient, publish, store_at
 
 pytestmark = pytest.mark.slow
 
-RUNNER = Path(__file__).parent / "dying_runner.py"
-CALL = StageCall(stage="probe", request=ProbeRequest(text="hello", num_steps=3), recipe="tiny")
-KIND = ArtifactKind.TEXT_CORPUS
 SEEDS = (1, 2, 3)
 NIGHTLY_SEEDS = range(100, 150)
 FAULTS: tuple[FaultKind, ...] = (
@@ -56,37 +37,6 @@ FAULTS: tuple[FaultKind, ...] = (
     "flip_answer",
     "flip_request",
 )
-KillPlace = Literal["statement", "folder-object", "s3-before", "s3-after"]
-PLACES: tuple[KillPlace, ...] = ("statement", "folder-object", "s3-before", "s3-after")
-
-
-def no_fault(_request: Request) -> Fault | None:
-    return None
-
-
-def impatient(server: S3Server, way: FaultyWay | None = None, **changes: object) -> S3Settings:
-    known: dict[str, object] = {"timeout_s": 3.0, "patience_s": 30.0}
-    if way is not None:
-        known["endpoint"] = way.endpoint
-    return server.settings(**(known | changes))
-
-
-def store_at(prefix: str, settings: S3Settings, cache: Path) -> ArtifactStore:
-    return open_store_at(f"s3://{BUCKET}/{prefix}", settings, cache_folder=cache)
-
-
-def publish(store: ArtifactStore, shards: Mapping[str, bytes]) -> ArtifactRef:
-    with store.draft(KIND) as draft:
-        for path, data in shards.items():
-            with draft.shard(path) as shard:
-                shard.path.write_bytes(data)
-        return draft.commit(licences=["CC0-1.0"])
-
-
-def assert_whole(store: ArtifactStore, ref: ArtifactRef, shards: Mapping[str, bytes]) -> None:
-    manifest = store.manifest(ref)
-    assert store.damages(manifest, every_byte=True) == []
-    assert {s.path: store.local_path(s).read_bytes() for s in manifest.shards} == dict(shards)
 
 
 def some_shards(seed: int) -> Mapping[str, bytes]:
@@ -321,339 +271,21 @@ def test_a_read_only_disk_says_so_before_any_work(tmp_path: Path) -> None:
         FolderStore(disk).prepare()
 
 
-# Kills of the publishing process
-
-
-class Home:
-    """An installation whose runners are killed: catalog and store, and how to start a runner."""
-
-    def __init__(self, folder: Path, server: S3Server, place: KillPlace) -> None:
-        self.folder = folder
-        self.server = server
-        self.place = place
-        self.prefix = f"kills/{uuid4().hex}"
-        self.is_in_s3 = place.startswith("s3")
-
-    def store(self) -> ArtifactStore:
-        if self.is_in_s3:
-            return store_at(self.prefix, self.server.settings(), self.folder / "judge")
-        return FolderStore(self.folder / "store")
-
-    @contextmanager
-    def contract(self) -> Iterator[StageContract]:
-        store = self.store()
-        catalog = SqlCatalog.connect(f"sqlite:///{self.folder / 'catalog.sqlite'}")
-        yield StageContract(
-            store=store,
-            catalog=catalog,
-            launcher=InlineLauncher(store, registry=REGISTRY),
-            work_folder=self.folder / "work",
-            lease_ttl_s=600,
-            registry=REGISTRY,
-        )
-        catalog.close()
-
-    def begin(self, where: str, count: int, endpoint: str = "") -> "subprocess.Popen[str]":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        found = {"INTERLOOM_HOME": str(self.folder)}
-        if self.is_in_s3:
-            settings = self.server.settings()
-            assert settings.access_key is not None
-            assert settings.secret_key is not None
-            found |= {
-                "INTERLOOM_STORE_ROOT": f"s3://{BUCKET}/{self.prefix}",
-                "INTERLOOM_S3_ENDPOINT": endpoint or settings.endpoint,
-                "INTERLOOM_S3_ACCESS_KEY": settings.access_key.get_secret_value(),
-                "INTERLOOM_S3_SECRET_KEY": settings.secret_key.get_secret_value(),
-            }
-        return subprocess.Popen(
-            [sys.executable, str(RUNNER), str(self.folder), where, str(count)],
-            env=dict(os.environ) | found,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, count: int) -> int:
-        """Run until the ``count``-th point of this place, or to the end; how many there were."""
-        if self.is_in_s3:
-            return self._run_behind_a_proxy(count)
-        where = "statement" if self.place == "statement" else "shard"
-        with self.begin(where, count) as process:
-            shown, errors = process.communicate(timeout=120)
-        assert process.returncode in {0, -signal.SIGKILL}, errors
-        return int(shown) if process.returncode == 0 else -1
-
-    def _run_behind_a_proxy(self, count: int) -> int:
-        kind: FaultKind = "kill_before" if self.place == "s3-before" else "kill_after"
-        pid: list[int] = []
-
-        def plan(request: Request) -> Fault | None:
-            return Fault(kind, pid=pid[0]) if request.index == count - 1 else None
-
-        with faulty_way(self.server.port, plan) as way:
-            with self.begin("never", 0, way.endpoint) as process:
-                pid.append(process.pid)
-                _, errors = process.communicate(timeout=120)
-            assert process.returncode in {0, -signal.SIGKILL}, errors
-            return len(way.requests) if process.returncode == 0 else -1
-
-
-def assert_all_or_nothing(contract: StageContract) -> None:
-    """Either no query shows anything of the stage, or all do and its bytes are whole."""
-    catalog, key = contract.catalog, stage_key(contract, CALL)
-    hit = catalog.find(key)
-    if hit is None:
-        assert catalog.datasets() == []
-        assert all(run.state is not RunState.COMPLETE for run in catalog.runs(limit=1000))
-        return
-    contract.store.verify(hit.outputs["corpus"], every_byte=True)
-    assert catalog.run(hit.run_id).state is RunState.COMPLETE
-    assert catalog.dataset("tiny/probe.corpus").ref == hit.outputs["corpus"]
-    assert catalog.producer(hit.outputs["corpus"]) == hit.run_id
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    s3: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[KillPlace], tuple[int, ArtifactRef]]:
-    """How many points a run has that nobody kills, and what comes of it; by place, run once."""
-    known: dict[KillPlace, tuple[int, ArtifactRef]] = {}
-
-    def look(place: KillPlace) -> tuple[int, ArtifactRef]:
-        if place not in known:
-            home = Home(tmp_path_factory.mktemp(place) / "home", s3, place)
-            num_points = home.run(100_000)
-            with home.contract() as contract:
-                hit = lookup(contract, stage_key(contract, CALL))
-                assert hit is not None
-                known[place] = (num_points, hit.outputs["corpus"])
-        return known[place]
-
-    return look
-
-
-def assert_a_kill_does_no_harm(home: Home, whole: tuple[int, ArtifactRef], seed: int) -> None:
-    """Kill a run at a point drawn by the seed; look; run again; look again."""
-    num_points, expected = whole
-    first = num_points // 2 if home.place == "statement" else 1  # before, the schema is made
-    point = int(np.random.Generator(np.random.Philox(key=seed)).integers(first, num_points + 1))
-
-    assert home.run(point) == -1, f"point {point} of {num_points} was not reached"
-    with home.contract() as contract:
-        assert_all_or_nothing(contract)
-        outcome = execute_stage(contract, CALL)
-        assert_all_or_nothing(contract)
-        assert outcome.result.outputs()["corpus"] == expected
-        assert contract.catalog.dataset("tiny/probe.corpus").version == 1
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("place", PLACES)
-def test_a_kill_while_publishing_leaves_all_or_nothing(
-    s3: S3Server,
-    tmp_path: Path,
-    undisturbed: Callable[[KillPlace], tuple[int, ArtifactRef]],
-    place: KillPlace,
-    seed: int,
-) -> None:
-    assert_a_kill_does_no_harm(Home(tmp_path / "home", s3, place), undisturbed(place), seed)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("seed", NIGHTLY_SEEDS)
-@pytest.mark.parametrize("place", PLACES)
-def test_two_hundred_kills_while_publishing_leave_all_or_nothing(
-    s3: S3Server,
-    tmp_path: Path,
-    undisturbed: Callable[[KillPlace], tuple[int, ArtifactRef]],
-    place: KillPlace,
-    seed: int,
-) -> None:
-    assert_a_kill_does_no_harm(Home(tmp_path / "home", s3, place), undisturbed(place), seed)
-
-
-@pytest.mark.parametrize(("num_runners", "num_killed"), [(2, 0), (8, 3)])
-def test_of_many_runners_on_one_key_one_publishes_even_if_some_are_killed(
-    s3: S3Server, tmp_path: Path, num_runners: int, num_killed: int
-) -> None:
-    home = Home(tmp_path / "home", s3, "s3-before")
-    with home.contract():
-        pass  # the schema is there
-    runners = [home.begin("never", 0) for _ in range(num_runners)]
-    for runner in runners[:num_killed]:
-        time.sleep(0.7)
-        runner.kill()
-    for runner in runners:
-        _, errors = runner.communicate(timeout=300)
-        assert runner.returncode in {0, -signal.SIGKILL}, errors
-
-    with home.contract() as contract:
-        assert_all_or_nothing(contract)
-        outcome = execute_stage(contract, CALL)
-        edges = contract.catalog.edges([outcome.run_id])
-        records = [contract.catalog.run(edge.run_id) for edge in edges]
-        assert outcome.is_hit
-        assert records
-        assert contract.catalog.dataset("tiny/probe.corpus").version == 1
-
-
-# A store that is not as it should be
-
-
-def server_error(settings: S3Settings, url: str, cache: Path) -> str:
-    with pytest.raises(ConfigError) as raised:
-        open_store_at(url, settings, cache_folder=cache).prepare()
-    return str(raised.value)
-
-
-def test_wrong_credentials_are_named_before_any_work(s3: S3Server, tmp_path: Path) -> None:
-    wrong = s3.settings(secret_key="not-the-secret")  # noqa: S106
-    unknown = s3.settings(access_key="nobody")
-
-    for settings in (wrong, unknown):
-        message = server_error(settings, f"s3://{BUCKET}/x", tmp_path)
-
-        assert "check INTERLOOM_S3_ACCESS_KEY and INTERLOOM_S3_SECRET_KEY" in message
-        assert "not-the-secret" not in message
-
-
-def test_a_missing_bucket_is_named_before_any_work(s3: S3Server, tmp_path: Path) -> None:
-    message = server_error(s3.settings(), "s3://not-made-yet/x", tmp_path)
-
-    assert "bucket 'not-made-yet', refuses: there is no such bucket; make it" in message
-
-
-def test_plain_http_where_tls_is_asked_for_is_named(s3: S3Server, tmp_path: Path) -> None:
-    settings = s3.settings(endpoint=f"https://127.0.0.1:{s3.port}")
-
-    message = server_error(settings, f"s3://{BUCKET}/x", tmp_path)
-
-    assert "TLS was asked for, but the server speaks plain HTTP" in message
-
-
-def test_a_server_without_conditional_writes_is_refused_unless_the_catalog_may_decide(
-    s3: S3Server, tmp_path: Path
-) -> None:
-    with _deaf_to_conditions(s3.port) as endpoint:
-        settings = impatient(s3, endpoint=endpoint)
-        message = server_error(settings, f"s3://{BUCKET}/{uuid4().hex}", tmp_path / "a")
-        assert "does not keep conditional writes: of 8 writers" in message
-
-        settings = impatient(s3, endpoint=endpoint, conditional_writes=False)
-        store = store_at(uuid4().hex, settings, tmp_path / "b")
-        assert_whole(store, publish(store, {"a.bin": b"one"}), {"a.bin": b"one"})
-
-
-@contextmanager
-def _deaf_to_conditions(port: int) -> Iterator[str]:
-    """The server as one that does not know If-None-Match."""
-    with faulty_way(port, no_fault, deaf_to=("if-none-match",)) as way:
-        yield way.endpoint
-
-
-def test_a_private_authority_is_trusted_when_it_is_named(tmp_path: Path) -> None:
-    make_certificates(tmp_path)
-    with s3_server(tmp_path / "weed", tls=tmp_path) as server:
-        url = f"s3://{BUCKET}/tls"
-        store = open_store_at(
-            url, server.settings(ca_file=tmp_path / "ca.crt"), cache_folder=tmp_path / "cache"
-        )
-        assert_whole(store, publish(store, {"a.bin": b"one"}), {"a.bin": b"one"})
-
-        message = server_error(server.settings(), url, tmp_path / "other")
-        assert "certificate is not trusted; name your authority's certificate" in message
-
-        plain = server.settings(endpoint=server.endpoint.replace("https", "http"))
-        message = server_error(plain, url, tmp_path / "other")
-        assert "is it spoken to with http:// where it wants https://?" in message
-
-
-def make_certificates(folder: Path) -> None:
-    """An authority of our own, and a server's certificate by it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("the openssl program is not installed")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(
-            ["/usr/bin/env", "openssl", *arguments], cwd=folder, check=True, capture_output=True
-        )
-
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(
-        *("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2"),
-        *("-subj", "/CN=tests", "-addext", "keyUsage=critical,keyCertSign"),
-    )
-    openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
-    openssl(
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key"),
-        *("-out", "server.crt", "-days", "2", "-extfile", "names"),
-    )
-
-
-def test_no_secret_is_in_an_error_a_manifest_the_catalog_or_a_log(
-    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    secret = SECRET_KEY
-    home = Home(tmp_path / "home", s3, "s3-before")
-    with home.begin("never", 0) as process:
-        shown, errors = process.communicate(timeout=120)
-    assert process.returncode == 0
-
-    messages = [shown, errors, repr(s3.settings()), repr(home.store())]
-    for path in ("PUT", "GET", "HEAD"):
-
-        def plan(request: Request, method: str = path) -> Fault | None:
-            return Fault("drop") if request.method == method else None
-
-        with faulty_way(s3.port, plan) as way:
-            settings = impatient(s3, way, patience_s=0.5)
-            store = store_at(home.prefix, settings, tmp_path / path)
-            with pytest.raises(TransientError) as raised:
-                store.manifest(publish(store, {"a.bin": b"one"}))
-            messages.append(repr(raised.value) + repr(raised.value.__context__))
-
-    store = home.store()
-    assert isinstance(store, S3Store)
-    for item in store.objects():
-        data = s3.client().get_object(BUCKET, f"{home.prefix}/{item.key}").read()
-        messages.append(data.decode(errors="replace"))
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    messages += [path.read_bytes().decode(errors="replace") for path in files]
-    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
-    messages.append(caplog.text)
-    assert len(messages) > 10
-    assert not [message for message in messages if secret in message or "Signature=" in message]
-
-
-def test_a_listing_goes_on_from_page_to_page(s3: S3Server, tmp_path: Path) -> None:
-    settings = s3.settings()
-    assert settings.access_key is not None
-    assert settings.secret_key is not None
-    bucket = S3Bucket(
-        S3Options(
-            endpoint=s3.endpoint,
-            bucket=BUCKET,
-            access_key=settings.access_key,
-            secret_key=settings.secret_key,
-        )
-    )
-    prefix = f"pages/{uuid4().hex}/"
-    keys = [f"{prefix}{index // 3}/{index}" for index in range(7)]
-    for key in keys:
-        bucket.write(key, b"one")
-
-    for page_size in (1, 2, 3, 7, 1000):
-        assert [item.key for item in bucket.list(prefix, page_size=page_size)] == keys
-
-
-def test_a_missing_artifact_is_missing_whatever_the_way(s3: S3Server, tmp_path: Path) -> None:
-    store = store_at("nothing", s3.settings(), tmp_path)
-
-    with ThreadPoolExecutor(4) as pool:
-        refs = [ArtifactRef(KIND, f"{index:064d}") for index in range(8)]
-        assert list(pool.map(store.holds, refs)) == [False] * 8
-    with pytest.raises(MissingError, match="does not hold artifact"):
-        store.manifest(refs[0])
+def test_parts_of_an_upload_that_died_are_ended_by_a_sweep(s3: S3Server, tmp_path: Path) -> None:
+    """A fault in the middle of an upload whose writer cannot even say that it gives up."""
+
+    def plan(request: Request) -> Fault | None:
+        is_abort = request.method == "DELETE" and "uploadId=" in request.path
+        is_over = is_abort or "partNumber=2" in request.path
+        return Fault("drop") if is_over else None
+
+    prefix = f"faults/{uuid4().hex}"
+    store = store_at(prefix, s3.settings(), tmp_path / "cache")
+    with faulty_way(s3.port, plan) as way:
+        settings = impatient(s3, way, part_bytes=5 << 20, patience_s=0.5)
+        with pytest.raises(TransientError, match="did not let us write part 2"):
+            publish(store_at(prefix, settings, tmp_path / "faulty"), some_shards(1))
+
+    assert store.sweep(grace_s=3600) == 0  # it may be somebody's who is slow
+    assert (store.sweep(grace_s=0), store.sweep(grace_s=0)) == (1, 0)
+    assert_whole(store, publish(store, some_shards(1)), some_shards(1))

@@ -1,20 +1,24 @@
 """Pipelines under a real Prefect server. Stages are hollow; order, retries and catalog are real."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from interloom.bootstrap import Services
-from interloom.config.settings import Settings
+from interloom.bootstrap import Services, connect
+from interloom.config.settings import Settings, load_settings
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError, TransientError
-from interloom.ports.catalog import RunState
+from interloom.core.ids import new_run_id
+from interloom.ports.catalog import RunStart, RunState
 from interloom.ports.launcher import StageJob
 from interloom.ports.progress import NoProgress, Progress
 from interloom.stages.contract import StageContract
 from interloom.testing import catalog as catalogs
 from interloom.testing.hollow import HollowLauncher
+from interloom.testing.store import stand_in
 from interloom.testing.store import temporary as temporary_store
 from interloom_flows.listening import CALLER, Caller
 from interloom_flows.parameters import PipelineParameters
@@ -221,17 +225,53 @@ def test_stages_never_use_more_threads_than_there_are(make_world: MakeWorld) -> 
     assert world.services.catalog.run(world.call(pretraining_pipeline)).state is RunState.COMPLETE
 
 
-def test_a_deployed_flow_opens_services_of_its_own(
+def test_housekeeping_flows_open_services_of_their_own_and_do_their_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from interloom_flows.pipelines import sweeper
+    from prefect.client.orchestration import get_client
 
+    from interloom_flows.pipelines import lineage_exporter, reconciler, sweeper
+
+    told = tmp_path / "events.jsonl"
     monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path))
     monkeypatch.setenv("INTERLOOM_STAGING_GRACE_S", "0")
+    monkeypatch.setenv("INTERLOOM_OPENLINEAGE_FILE", str(told))
+    lost = publish_and_lose()
     (tmp_path / "work" / "left-behind").mkdir(parents=True)
 
     assert sweeper() == 1
+    assert reconciler() == 1
+    assert (lineage_exporter(), lineage_exporter()) == (2, 0)
+
     assert not (tmp_path / "work" / "left-behind").exists()
+    assert [json.loads(line)["eventType"] for line in told.read_text().splitlines()] == [
+        "START",
+        "COMPLETE",
+    ]
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        ended = [(flows[run.flow_id], run.state_name) for run in client.read_flow_runs()]
+        said = " ".join(log.message for log in client.read_logs())
+    assert set(ended) >= {
+        ("sweeper", "Completed"),
+        ("reconciler", "Completed"),
+        ("lineage-exporter", "Completed"),
+    }
+    assert lost.id[:12] in said
+
+
+def publish_and_lose() -> ArtifactRef:
+    """An artifact of the installation whose bytes are gone, and the two events of its run."""
+    services = connect(load_settings())
+    run_id = new_run_id()
+    services.catalog.start_run(RunStart(run_id, "ingest_text", "mine"))
+    lost = stand_in(services.store, ArtifactKind.TEXT_CORPUS)
+    services.catalog.publish_dataset("mine", services.store.manifest(lost), run_id)
+    services.catalog.end_run(run_id, RunState.COMPLETE)
+    (shard,) = services.store.manifest(lost).shards
+    services.store.local_path(shard).unlink()
+    services.close()
+    return lost
 
 
 def test_every_deployment_names_a_flow_and_parameters_that_load() -> None:

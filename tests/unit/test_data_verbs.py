@@ -1,18 +1,24 @@
 """``interloom data``: naming, checking, healing, copying and cleaning what was published."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from interloom.adapters.folder_store import FolderStore
 from interloom.bootstrap import Services, connect
 from interloom.config.settings import Settings
-from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import MissingError, TransientError
 from interloom.core.ids import new_run_id
 from interloom.ports.catalog import RunStart, RunState
+from interloom.ports.store import Damage
+from interloom.stages.leasing import alone
 from interloom.stages.sweeping import reconcile
 from interloom_flows.cli.application import run_command
+from interloom_flows.data.copies import pull_known, push
 from interloom_flows.data.garbage import find_garbage, needed, remove_garbage
 
 Command = Callable[..., tuple[int, str, str]]
@@ -321,9 +327,90 @@ def test_gc_leaves_alone_what_is_young_or_of_another_catalog(services: Services)
 def test_gc_waits_for_running_stages(services: Services) -> None:
     publish(services, "corpus", "one")
     catalog, store = services.catalog, services.store
-    garbage = find_garbage(catalog, store, keep=1, grace_s=0, unknown=False)
+    assert find_garbage(catalog, store, keep=1, grace_s=0, unknown=False).num_needed == 1
     lease = catalog.acquire("a-stage", "somebody", ttl_s=30)
     assert lease is not None
 
-    with pytest.raises(TransientError, match="a stage is running and may need what would go"):
-        remove_garbage(catalog, store, garbage, grace_s=0, ttl_s=30, who="me")
+    with (
+        pytest.raises(TransientError, match="a run goes on and may need what would go"),
+        alone(catalog, ttl_s=30),
+    ):
+        pass
+    catalog.release(lease)
+    with (
+        alone(catalog, ttl_s=30),
+        pytest.raises(TransientError, match="another clean-up is going on"),
+        alone(catalog, ttl_s=30),
+    ):
+        pass
+
+
+class Paused(FolderStore):
+    """A store that waits, before it takes a copy and before it removes, until it may go on."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.is_reached = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def _pause(self) -> None:
+        self.is_reached.set()
+        assert self.may_go_on.wait(30)
+
+    def admit(
+        self, manifest: Manifest, fetch: Callable[[Shard], Path], *, every_byte: bool
+    ) -> Sequence[Damage]:
+        self._pause()
+        return super().admit(manifest, fetch, every_byte=every_byte)
+
+    def remove(self, key: str, *, grace_s: float) -> bool:
+        self._pause()
+        return super().remove(key, grace_s=grace_s)
+
+
+def test_gc_does_not_begin_while_something_is_pushed(
+    services: Services, command: Command, tmp_path: Path
+) -> None:
+    old = publish(services, "corpus", "one")
+    version = services.catalog.dataset("corpus")
+    publish(services, "corpus", "two")
+    target = Paused(tmp_path / "target")
+    with ThreadPoolExecutor() as pool:
+        pushed = pool.submit(push, services, [version], target, parents=False)
+        target.is_reached.wait(30)
+        code, _, err = command("gc", "--older-than-hours", "0", "--remove")
+        target.may_go_on.set()
+        pushed.result()
+
+    assert (code, "a run goes on and may need what would go" in err) == (75, True)
+    target.verify(old, every_byte=True)
+    assert command("gc", "--older-than-hours", "0", "--remove")[0] == 0
+    assert not services.store.holds(old)
+
+
+def test_a_pull_waits_for_a_gc_that_goes_on(services: Services, tmp_path: Path) -> None:
+    old = publish(services, "corpus", "one")
+    version = services.catalog.dataset("corpus")
+    publish(services, "corpus", "two")
+    mirror = FolderStore(tmp_path / "mirror")
+    push(services, [version], mirror, parents=False)
+    store, catalog = Paused(Path(services.store.url)), services.catalog
+
+    def clean() -> None:
+        with alone(catalog, ttl_s=5):
+            found = find_garbage(catalog, store, keep=1, grace_s=0, unknown=False)
+            remove_garbage(catalog, store, found, grace_s=0, who="me")
+
+    with ThreadPoolExecutor() as pool:
+        cleaned = pool.submit(clean)
+        store.is_reached.wait(30)
+        pulled = pool.submit(pull_known, services, [version], mirror)
+        while not catalog.running():  # it has begun, and looks for a clean-up before it reads
+            pass
+        assert not pulled.done()
+        store.may_go_on.set()
+        cleaned.result()
+        copies = pulled.result()
+
+    assert [copied.ref for copied in copies] == [old]
+    services.store.verify(old, every_byte=True)

@@ -15,10 +15,21 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
+from interloom.adapters.checked_store import (
+    CheckedStore,
+    checked_manifest,
+    digest_damage,
+    manifest_key,
+    not_held,
+    object_key,
+    raise_damage,
+    shards_by_digest,
+    size_damage,
+    tree_damage,
+)
 from interloom.adapters.staging import StagedDraft, staging_folder, sweep_staging
 from interloom.core.artifacts import (
     ArtifactKind,
@@ -28,16 +39,15 @@ from interloom.core.artifacts import (
     tree_json,
     tree_md5,
 )
-from interloom.core.errors import ConfigError, DataError, MissingError, TransientError
+from interloom.core.errors import ConfigError, TransientError
 from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
 
 _SAMPLE_BYTES = 64 << 20  # a sampled check hashes about this much of an artifact
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
-_AGAIN = "run its stage again, or interloom data heal, to make it anew"
 
 
-class FolderStore:
+class FolderStore(CheckedStore):
     """An ``ArtifactStore`` in a local folder; safe for any number of processes and any kill.
 
     A shard is hashed once when it is written, and once when this store first reads it.
@@ -85,10 +95,6 @@ class FolderStore:
 
             yield StagedDraft(kind, folder, keep, self.manifest)
 
-    def manifest(self, ref: ArtifactRef) -> Manifest:
-        """The manifest behind ``ref``, its bytes checked against the id."""
-        return of_kind(self.manifest_by_id(ref.id), ref)
-
     def manifest_by_id(self, artifact_id: str) -> Manifest:
         """A manifest, its bytes checked against the id."""
         path = self.root / manifest_key(artifact_id)
@@ -102,23 +108,10 @@ class FolderStore:
         """The object's own read-only file, its bytes checked on this store's first read."""
         path = self.object_path(shard.md5)
         is_known = shard.sha256 in self._checked
-        raise_first(shard.path, self._damage(shard, every_byte=not is_known))
+        if damage := self._damage(shard, every_byte=not is_known):
+            raise_damage(damage)
         self._checked.add(shard.sha256)
         return path
-
-    def open_shard(self, shard: Shard) -> AbstractContextManager[BinaryIO]:
-        """Stream a shard from its file."""
-        return self.local_path(shard).open("rb")
-
-    def verify(self, ref: ArtifactRef, *, every_byte: bool) -> None:
-        """Check that every object is there and of its size, and hash all or a sample of them."""
-        for damage in self._find(self.manifest(ref), every_byte=every_byte):
-            raise_first(damage.path, damage)
-
-    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:
-        """All that is missing or damaged."""
-        found = self._find(manifest, every_byte=every_byte)
-        return sorted(found, key=lambda damage: damage.path)
 
     def holds(self, ref: ArtifactRef) -> bool:
         """Whether the artifact was committed; says nothing of its shards' bytes."""
@@ -221,13 +214,12 @@ class FolderStore:
     def _manifest_path(self, ref: ArtifactRef) -> Path:
         return self.root / manifest_key(ref.id)
 
-    def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
+    def find_damages(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
         """Damages as they are found, the tree's first."""
         tree = self.object_path(tree_md5(manifest.shards))
-        if not tree.is_file():
-            yield Damage(TREE, str(tree), "does not exist", is_missing=True)
-        elif tree.read_bytes() != tree_json(manifest.shards):
-            yield Damage(TREE, str(tree), "has other bytes than the tree", is_missing=False)
+        held = tree.read_bytes() if tree.is_file() else None
+        if damage := tree_damage(manifest.shards, str(tree), held):
+            yield damage
         hashed = frozenset(_sampled(manifest.shards, every_byte=every_byte))
         for shard in shards_by_digest(manifest.shards):
             if damage := self._damage(shard, every_byte=shard.path in hashed):
@@ -237,16 +229,12 @@ class FolderStore:
         """What is wrong with a shard's file, if anything."""
         path = self.object_path(shard.md5)
         try:
-            num_bytes = path.stat().st_size
+            damage = size_damage(shard, str(path), path.stat().st_size)
+            if damage is None and every_byte:
+                damage = digest_damage(shard, str(path), _sha256(path))
         except FileNotFoundError:
-            return Damage(shard.path, str(path), "does not exist", is_missing=True)
-        if num_bytes != shard.num_bytes:
-            fault = f"has {num_bytes} bytes, expected {shard.num_bytes}"
-        elif every_byte and (digest := _sha256(path)) != shard.sha256:
-            fault = f"has sha256 {digest}, expected {shard.sha256}"
-        else:
-            return None
-        return Damage(shard.path, str(path), fault, is_missing=False)
+            return size_damage(shard, str(path), None)
+        return damage
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -265,71 +253,6 @@ class FolderStore:
                     f"{error.filename}; check its owner, or set INTERLOOM_STORE_ROOT"
                 ) from error
             raise
-
-
-def object_key(md5: str) -> str:
-    """Where DVC's remote layout has an object, below the root."""
-    return f"files/md5/{md5[:2]}/{md5[2:]}"
-
-
-def manifest_key(artifact_id: str) -> str:
-    """Where the manifest of an artifact lies, below the root."""
-    return f"manifests/{artifact_id}.json"
-
-
-def not_held(url: str, artifact_id: str) -> MissingError:
-    """What to raise for a manifest that is not there."""
-    return MissingError(
-        f"the store at {url} does not hold artifact {artifact_id[:12]}; "
-        "run the stage that makes it, or check INTERLOOM_STORE_ROOT"
-    )
-
-
-def checked_manifest(data: bytes, artifact_id: str, address: str) -> Manifest:
-    """Read the bytes found at ``address`` as the manifest with this id.
-
-    Raises:
-        DataError: They are not.
-    """
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != artifact_id:
-        raise DataError(
-            f"the manifest {address} is corrupt: sha256 {digest}, expected {artifact_id}; "
-            "interloom data heal writes it anew"
-        )
-    return Manifest.from_json(data)
-
-
-def of_kind(manifest: Manifest, ref: ArtifactRef) -> Manifest:
-    """The manifest, if it is of the kind that is asked for.
-
-    Raises:
-        DataError: It is not.
-    """
-    if manifest.kind is not ref.kind:
-        raise DataError(f"{ref} is asked for as {ref.kind}, but it holds {manifest.kind}")
-    return manifest
-
-
-def raise_first(path: str, damage: Damage | None) -> None:
-    """Turn a damage into an error that names the shard.
-
-    Raises:
-        MissingError: The object is not there.
-        DataError: It has other bytes.
-    """
-    if damage is None:
-        return
-    if damage.is_missing:
-        raise MissingError(
-            f"shard {path!r} is not in the store: {damage.address} {damage.fault}; {_AGAIN}"
-        )
-    raise DataError(f"shard {path!r} is corrupt: {damage.address} {damage.fault}; {_AGAIN}")
-
-
-def shards_by_digest(shards: Sequence[Shard]) -> tuple[Shard, ...]:
-    """The shards in order of their digest: the order in which a sample is drawn."""
-    return tuple(sorted(shards, key=lambda shard: (shard.sha256, shard.path)))
 
 
 def _sampled(shards: Sequence[Shard], *, every_byte: bool) -> Iterator[str]:

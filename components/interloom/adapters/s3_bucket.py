@@ -161,8 +161,8 @@ class S3Bucket:
     def write_file(self, key: str, path: Path, *, num_bytes: int) -> None:
         """Write an object from a file, in parts if it is long; each is tried again by itself.
 
-        The parts of a writer that was killed stay on the server until a lifecycle rule of the
-        bucket ends the upload; they are no part of any object.
+        The parts of a writer that was killed are no part of any object; they stay on the server
+        until ``end_uploads``.
         """
         if num_bytes <= self._options.part_bytes:
             self.write(key, path.read_bytes())
@@ -179,6 +179,15 @@ class S3Bucket:
             with suppress(InterloomError):
                 self._abort(key, upload_id)
             raise
+
+    def end_uploads(self, prefix: str, *, age_s: float) -> int:
+        """Let go of the parts of uploads that began so long ago; how many uploads that were."""
+        ended = 0
+        for upload in self._call(f"list uploads of {prefix}", lambda: tuple(self._uploads(prefix))):
+            if _age_s(upload.initiated_time) >= age_s:
+                self._abort(upload.object_name, upload.upload_id)
+                ended += 1
+        return ended
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small object, whatever is there."""
@@ -252,6 +261,19 @@ class S3Bucket:
             return found.etag
 
         self._check_tag(self._call(f"write {key}", send), f"{whole}-{len(tags)}")
+
+    def _uploads(self, prefix: str) -> Iterator[Any]:
+        """Every upload in parts that goes on or was left, page by page."""
+        key, upload_id = "", ""
+        while True:
+            # The client can list them, but has not made the method public.
+            page = self._client._list_multipart_uploads(  # noqa: SLF001
+                self.name, prefix=prefix, key_marker=key, upload_id_marker=upload_id
+            )
+            yield from page.uploads
+            if not page.is_truncated:
+                return
+            key, upload_id = page.next_key_marker or "", page.next_upload_id_marker or ""
 
     def _abort(self, key: str, upload_id: str) -> None:
         """Let go of parts; nothing happens if there are none."""

@@ -6,27 +6,31 @@ cache lie in a local folder store. Shards pass in blocks and parts: never a data
 """
 
 import hashlib
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 from uuid import uuid4
 
-from interloom.adapters.folder_store import (
-    FolderStore,
+from interloom.adapters.checked_store import (
+    CheckedStore,
     checked_manifest,
+    digest_damage,
     manifest_key,
     not_held,
     object_key,
-    of_kind,
-    raise_first,
+    raise_damage,
     shards_by_digest,
+    size_damage,
+    tree_damage,
 )
+from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.s3_bucket import Head, S3Bucket
 from interloom.adapters.staging import Digests, StagedDraft
 from interloom.core.artifacts import (
@@ -40,6 +44,7 @@ from interloom.core.artifacts import (
 from interloom.core.errors import ConfigError, DataError, MissingError
 from interloom.ports.store import TREE, ArtifactDraft, Damage, StoredObject
 
+_LOG = logging.getLogger(__name__)
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _NUM_THREADS = 4
 _NUM_RACERS = 8
@@ -49,7 +54,7 @@ _FRESH_S = 12 * 3600.0  # an object this young may be kept as it is; an older on
 _UNTOUCHED_S = 3600.0  # what was used since then stays in the cache
 
 
-class S3Store:
+class S3Store(CheckedStore):
     """An ``ArtifactStore`` in a bucket; safe for any number of machines and any kill."""
 
     def __init__(
@@ -120,10 +125,6 @@ class S3Store:
 
             yield StagedDraft(kind, folder, keep, self.manifest)
 
-    def manifest(self, ref: ArtifactRef) -> Manifest:
-        """The manifest behind ``ref``, its bytes checked against the id."""
-        return of_kind(self.manifest_by_id(ref.id), ref)
-
     def manifest_by_id(self, artifact_id: str) -> Manifest:
         """A manifest, its bytes checked against the id."""
         key = manifest_key(artifact_id)
@@ -140,24 +141,11 @@ class S3Store:
             return path
         with self._cache.staging() as folder:
             target = folder / "shard"
-            raise_first(shard.path, self._fetch(shard, target))
+            if damage := self._fetch(shard, target):
+                raise_damage(damage)
             self._cache.keep_object(target, shard)
         self._make_room(shard.num_bytes)
         return self._cache.local_path(shard)
-
-    def open_shard(self, shard: Shard) -> AbstractContextManager[BinaryIO]:
-        """Stream a shard from its file in the cache."""
-        return self.local_path(shard).open("rb")
-
-    def verify(self, ref: ArtifactRef, *, every_byte: bool) -> None:
-        """Check what the bucket holds: sizes of all objects, bytes of all or a sample of them."""
-        for damage in self._find(self.manifest(ref), every_byte=every_byte):
-            raise_first(damage.path, damage)
-
-    def damages(self, manifest: Manifest, *, every_byte: bool) -> Sequence[Damage]:
-        """All that is missing or damaged in the bucket, whatever the cache has."""
-        found = self._find(manifest, every_byte=every_byte)
-        return sorted(found, key=lambda damage: damage.path)
 
     def holds(self, ref: ArtifactRef) -> bool:
         """Whether the artifact was committed; says nothing of its shards' bytes."""
@@ -192,8 +180,13 @@ class S3Store:
         return True
 
     def sweep(self, *, grace_s: float) -> int:
-        """Remove what killed drafts left on this machine."""
-        return self._cache.sweep(grace_s=grace_s)
+        """Remove what killed drafts left on this machine and, of long shards, on the server."""
+        removed = self._cache.sweep(grace_s=grace_s)
+        try:
+            return removed + self._bucket.end_uploads(f"{self._prefix}files/md5/", age_s=grace_s)
+        except ConfigError as error:  # not every server lists them, nor may everyone ask
+            _LOG.warning("%s; a lifecycle rule of the bucket can end uploads that were left", error)
+            return removed
 
     def _copy_of(self, shard: Shard, fetch: Callable[[Shard], Path]) -> Path:
         """Right bytes for an object that is not: from the cache of this machine, or fetched."""
@@ -240,16 +233,12 @@ class S3Store:
         if found.num_bytes != shard.num_bytes or (is_plain and found.etag != shard.md5):
             self._bucket.copy(key, f"{self._prefix}quarantine/{shard.md5}-{found.etag}")
 
-    def _find(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
-        """Damages as they are found, the tree's first."""
+    def find_damages(self, manifest: Manifest, *, every_byte: bool) -> Iterator[Damage]:
+        """Damages of what the bucket holds, whatever the cache has; the tree's first."""
         key = object_key(tree_md5(manifest.shards))
-        expected = tree_json(manifest.shards)
-        tree = self._read(key, lambda data: data == expected)
-        if tree is None:
-            yield Damage(TREE, f"{self.url}/{key}", "does not exist", is_missing=True)
-        elif tree != expected:
-            fault = "has other bytes than the tree"
-            yield Damage(TREE, f"{self.url}/{key}", fault, is_missing=False)
+        tree = self._read(key, lambda data: data == tree_json(manifest.shards))
+        if damage := tree_damage(manifest.shards, f"{self.url}/{key}", tree):
+            yield damage
         ordered = shards_by_digest(manifest.shards)
         hashed = frozenset(shard.path for shard in (ordered if every_byte else _sample(ordered)))
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -266,7 +255,7 @@ class S3Store:
         found = self._bucket.head(self._prefix + object_key(shard.md5))
         if found is not None and _MD5.fullmatch(found.etag) and found.etag != shard.md5:
             return self._fetch(shard, None)
-        return self._sized(shard, None if found is None else found.num_bytes)
+        return size_damage(shard, self._address(shard), found.num_bytes if found else None)
 
     def _fetch(self, shard: Shard, target: Path | None) -> Damage | None:
         """Read an object and hash it, into a file or into nothing; what is wrong with it, if so.
@@ -283,21 +272,16 @@ class S3Store:
                     file.write(block)
 
                 found = self._bucket.stream(self._prefix + key, take, shard.num_bytes)
-            if damage := self._sized(shard, found):
+            damage = size_damage(shard, self._address(shard), found)
+            if damage is not None:
                 return damage
-            if digests.sha256 == shard.sha256:
+            damage = digest_damage(shard, self._address(shard), digests.sha256)
+            if damage is None:
                 return None
-        fault = f"has sha256 {digests.sha256}, expected {shard.sha256}"
-        return Damage(shard.path, f"{self.url}/{key}", fault, is_missing=False)
+        return damage
 
-    def _sized(self, shard: Shard, num_bytes: int | None) -> Damage | None:
-        address = f"{self.url}/{object_key(shard.md5)}"
-        if num_bytes is None:
-            return Damage(shard.path, address, "does not exist", is_missing=True)
-        if num_bytes != shard.num_bytes:
-            fault = f"has {num_bytes} bytes, expected {shard.num_bytes}"
-            return Damage(shard.path, address, fault, is_missing=False)
-        return None
+    def _address(self, shard: Shard) -> str:
+        return f"{self.url}/{object_key(shard.md5)}"
 
     def _probe(self) -> None:
         """Learn what the server's tags are, and race for a new object: one writer must win.

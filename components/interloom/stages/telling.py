@@ -9,7 +9,8 @@ from interloom.core.ids import new_run_id
 from interloom.ports.catalog import Catalog, OutboxEntry
 from interloom.ports.events import EventDataset, EventSink, LineageEvent
 from interloom.ports.store import ArtifactStore
-from interloom.stages.owner import is_dead, owner_of
+from interloom.stages.leasing import take
+from interloom.stages.owner import owner_of
 
 _KEY = "outbox"  # of the lease: events keep their order, so one teller at a time
 _FIRST_WAIT_S = 10.0
@@ -43,10 +44,7 @@ def tell_events(
     """
     num_told, error = 0, ""
     try:
-        owner = owner_of(new_run_id())
-        holder = catalog.lease_owner(_KEY)
-        dead = holder if holder is not None and is_dead(holder) else None
-        lease = catalog.acquire(_KEY, owner, ttl_s=ttl_s, dead_owner=dead)
+        lease = take(catalog, _KEY, owner_of(new_run_id()), ttl_s=ttl_s)
         if lease is None:
             return Told(0, catalog.num_untold(), "another process is telling them")
         try:

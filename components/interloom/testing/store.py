@@ -10,13 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from interloom.adapters.folder_store import (
-    FolderStore,
-    manifest_key,
-    not_held,
-    object_key,
-    of_kind,
-)
+from interloom.adapters.checked_store import manifest_key, not_held, object_key, of_kind
+from interloom.adapters.folder_store import FolderStore
 from interloom.adapters.staging import StagedDraft
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError

@@ -1,6 +1,7 @@
 """``data``: published data sets and models, and the store that holds them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -325,11 +326,15 @@ def gc(
     remove: Annotated[bool, typer.Option("--remove", help="Really remove it.")] = False,
 ) -> None:
     """Show what no live version is or was made from, and with --remove, remove it."""
+    from interloom.stages.leasing import alone
     from interloom_flows.data.garbage import describe, find_garbage, remove_garbage
 
     grace_s = older_than_h * 3600
-    with opened() as services:
+    with ExitStack() as stack:
+        services = stack.enter_context(opened())
         catalog, store = services.catalog, services.store
+        if remove:
+            stack.enter_context(alone(catalog, ttl_s=services.settings.lease_ttl_s))
         found = find_garbage(catalog, store, keep=keep, grace_s=grace_s, unknown=unknown)
         _say_all(f"not needed: {line}" for line in describe(found.artifacts, catalog))
         if found.unknown and not unknown:
@@ -341,14 +346,7 @@ def gc(
         if not remove:
             _say("Nothing was removed. To remove it: the same command with --remove")
             return
-        freed = remove_garbage(
-            catalog,
-            store,
-            found,
-            grace_s=grace_s,
-            ttl_s=services.settings.lease_ttl_s,
-            who=_user(),
-        )
+        freed = remove_garbage(catalog, store, found, grace_s=grace_s, who=_user())
     _say(f"{screen.size(freed)} freed.")
 
 

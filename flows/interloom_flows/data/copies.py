@@ -1,14 +1,15 @@
 """Copies of artifacts between stores, and data that is not copied: push, pull, import."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from interloom.bootstrap import Services
 from interloom.core.artifacts import ArtifactRef, Manifest, canonical_json
 from interloom.core.ids import new_run_id
-from interloom.ports.catalog import Catalog, DatasetVersion, RunStart, RunState
+from interloom.ports.catalog import DatasetVersion, RunStart
 from interloom.ports.store import TREE, ArtifactStore
+from interloom.stages.leasing import held_run
 from interloom_flows.data.wholeness import manifest_of
 
 
@@ -43,7 +44,7 @@ def copy(
 def push(
     services: Services, versions: Sequence[DatasetVersion], target: ArtifactStore, *, parents: bool
 ) -> list[Copied]:
-    """Copy versions into another store.
+    """Copy versions into another store, in a run of its own.
 
     Args:
         services: Where they are.
@@ -51,20 +52,24 @@ def push(
         target: Where they go.
         parents: Copy what they were made from before them.
     """
+    if not versions:
+        return []
     refs = [version.ref for version in versions]
     if parents:
         refs = [*services.catalog.ancestors(refs), *refs]
     unique = list(dict.fromkeys(refs))
-    manifests = [manifest_of(services.catalog, services.store, ref) for ref in unique]
-    return copy(manifests, services.store, target)
+    with _run_of(services, "push", versions[0].name, {"to": target.url}):
+        manifests = [manifest_of(services.catalog, services.store, ref) for ref in unique]
+        return copy(manifests, services.store, target)
 
 
 def pull_known(
     services: Services, versions: Sequence[DatasetVersion], source: ArtifactStore
 ) -> list[Copied]:
-    """Copy versions that this catalog has published into this store."""
-    manifests = [services.catalog.manifest(version.ref) for version in versions]
-    return copy(manifests, source, services.store)
+    """Copy versions that this catalog has published into this store, in a run of its own."""
+    with _run_of(services, "pull", versions[0].name, {"from": source.url}):
+        manifests = [services.catalog.manifest(version.ref) for version in versions]
+        return copy(manifests, source, services.store)
 
 
 def pull_new(
@@ -76,7 +81,7 @@ def pull_new(
     names it, and this catalog does not know it.
     """
     request = {"artifact": f"{ref.kind}:{ref.id}", "from": source.url}
-    with _run_of(services.catalog, "pull", name, request) as run_id:
+    with _run_of(services, "pull", name, request) as run_id:
         manifest = source.manifest(ref)
         [copied] = copy([manifest], source, services.store)
         version = services.catalog.publish_dataset(name, manifest, run_id)
@@ -88,24 +93,18 @@ def register(services: Services, url: str, name: str, *, licence: str) -> Datase
     from interloom.adapters.dvc_import import plain_address, register_url
 
     request = {"url": plain_address(url)}
-    with _run_of(services.catalog, "import_url", name, request) as run_id:
+    with _run_of(services, "import_url", name, request) as run_id:
         ref = register_url(services.store, url, services.settings.s3, licence=licence)
         return services.catalog.publish_dataset(name, services.store.manifest(ref), run_id)
 
 
-@contextmanager
-def _run_of(catalog: Catalog, job: str, name: str, request: Mapping[str, str]) -> Iterator[str]:
-    """A run in the catalog that ends as the block does; gives its id."""
-    run_id = new_run_id()
+def _run_of(
+    services: Services, job: str, name: str, request: Mapping[str, str]
+) -> AbstractContextManager[str]:
+    """A run in the catalog that ends as the block does, and keeps clean-ups away; gives its id."""
     body = canonical_json(dict(request)).decode()
-    catalog.start_run(RunStart(run_id, job, name, request_json=body))
-    try:
-        yield run_id
-    except BaseException as error:
-        state = RunState.FAILED if isinstance(error, Exception) else RunState.ABORTED
-        catalog.end_run(run_id, state, str(error) or type(error).__name__)
-        raise
-    catalog.end_run(run_id, RunState.COMPLETE)
+    start = RunStart(new_run_id(), job, name, request_json=body)
+    return held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s)
 
 
 def _copy_one(manifest: Manifest, source: ArtifactStore, target: ArtifactStore) -> Copied:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from interloom.adapters.folder_store import manifest_key, object_key
+from interloom.adapters.checked_store import manifest_key, object_key
 from interloom.core.artifacts import ArtifactRef, Manifest, tree_md5
-from interloom.core.errors import TransientError
 from interloom.ports.catalog import AuditEntry, Catalog
 from interloom.ports.store import ArtifactStore, StoredObject
 from interloom.stages.sweeping import COLLECTED
@@ -113,27 +112,22 @@ def remove_garbage(
     garbage: Garbage,
     *,
     grace_s: float,
-    ttl_s: float,
     who: str,
 ) -> int:
     """Remove it: audit, manifests, objects, so that a kill leaves nothing half removed unexplained.
+
+    It is to be found and removed within one block of ``leasing.alone``.
 
     Args:
         catalog: Gets a row of audit for each artifact.
         store: Is cleaned; what became young since it was looked at is left.
         garbage: As ``find_garbage`` gave it.
         grace_s: As it was given there.
-        ttl_s: A stage whose runner was heard of within this time is running.
         who: Decided it.
 
     Returns:
         How many bytes were freed.
-
-    Raises:
-        TransientError: A stage is running, which may need what is about to go.
     """
-    if catalog.leased(ttl_s=ttl_s):
-        raise TransientError("a stage is running and may need what would go; clean up when it ends")
     for ref in garbage.artifacts:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         subject = f"{ref.kind}:{ref.id}"

@@ -164,7 +164,8 @@ def _open_engine(url: str) -> Engine:
             "pip install 'interloom[postgres]', and begin the URL with postgresql+psycopg://"
         ) from error
     if engine.dialect.name == "sqlite":
-        _make_folder(parsed.database)
+        if not str(parsed.database).startswith("file:"):  # a URI of SQLite's own names a file
+            _make_folder(parsed.database)
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
