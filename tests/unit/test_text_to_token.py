@@ -32,6 +32,7 @@ from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.pages import PAGE, Pages
 from interloom.text_to_token.pieces import Pieces, read_spoken
+from interloom.text_to_token.products import Weight
 from interloom.text_to_token.prompt import Prompter
 from interloom.text_to_token.runtime import TextToToken, need_tokenizer
 from interloom.text_to_token.spans import SpanRequest, SpanResult
@@ -581,3 +582,32 @@ def test_a_recipe_may_name_a_size() -> None:
     shape = make_model(PROMPTER, config, seed=0).shape
 
     assert (shape.width, shape.num_layers, shape.ffn_size) == (256, 6, 688)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 48), (7, 48), (32, 128), (65, 96)])
+def test_a_row_of_a_product_depends_on_no_other_row_nor_on_its_place(rows: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight = Weight(torch.randn(size * 2, size, generator=generator), num_rows=rows)
+    x, other = (torch.randn(rows, n, generator=generator) for n in (size, size * 2))
+    turned = torch.arange(rows).flip(0)
+
+    for made, again in (
+        (weight.times(x), weight.times(x[turned])),
+        (weight.times(x, "swish"), weight.times(x[turned], "swish")),
+        (weight.times_with(x, other, "add"), weight.times_with(x[turned], other[turned], "add")),
+        (weight.times_with(x, other, "mul"), weight.times_with(x[turned], other[turned], "mul")),
+    ):
+        assert torch.equal(made[turned], again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # laid out anew, and not
+def test_products_are_those_of_plain_layers(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrix, bias = (torch.randn(*size, generator=generator).to(dtype) for size in ((6, 4), (6,)))
+    x, other = (torch.randn(3, n, generator=generator).to(dtype) for n in (4, 6))
+    weight, plain = Weight(matrix, num_rows=3, bias_O=bias), x @ matrix.T + bias
+
+    torch.testing.assert_close(weight.times(x), plain)
+    torch.testing.assert_close(weight.times(x, "swish"), plain * plain.sigmoid())
+    torch.testing.assert_close(weight.times_with(x, other, "add"), other + plain)
+    torch.testing.assert_close(weight.times_with(x, other, "mul"), other * plain)

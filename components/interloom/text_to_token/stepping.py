@@ -15,6 +15,7 @@ value heads, G = H / N, E = width of a head, P = pages in use, K = codes, X = po
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from interloom.text_to_token.model import Block, ModelShape, TextToTokenModel
 from interloom.text_to_token.pages import PAGE, Pages
+from interloom.text_to_token.products import Weight
 
 PREFILL_ROWS = 8
 
@@ -49,17 +51,17 @@ class _Layer:
     """The weights of a block, channels of queries and keys reordered."""
 
     attention_norm: Tensor
-    query_key_value: Tensor
-    qkv_bias: Tensor | None
+    query_key_value: Weight
     qk_norm: Tensor | None
-    attention_out: Tensor
+    attention_out: Weight
     gate_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate: Weight
+    up: Weight
+    down: Weight
 
     @classmethod
-    def of(cls, block: Block, shape: ModelShape) -> "_Layer":
-        """Shares all weights with the block but those of queries, keys and values."""
+    def of(cls, block: Block, shape: ModelShape, num_rows: int) -> "_Layer":
+        """Those of a block, for products of ``num_rows`` rows."""
         order = _pairs(shape).to(block.query_key_value.weight.device)
         bias = block.query_key_value.bias if shape.has_qkv_bias else None
         qk_norm = None
@@ -68,15 +70,19 @@ class _Layer:
             norms = (block.query_norm.weight, block.key_norm.weight)
             rows = [norm.expand(count, -1) for norm, count in zip(norms, counts, strict=True)]
             qk_norm = torch.cat(rows).flatten()[order[: sum(shape.qkv_sizes[:2])]]
+        weight = partial(Weight, num_rows=num_rows)
+        gate, up = torch.split(block.gate_up.weight, shape.ffn_size)
         return cls(
             attention_norm=block.attention_norm.weight,
-            query_key_value=block.query_key_value.weight[order],
-            qkv_bias=None if bias is None else bias[order],
+            query_key_value=weight(
+                block.query_key_value.weight[order], bias_O=None if bias is None else bias[order]
+            ),
             qk_norm=None if qk_norm is None else qk_norm.view(-1, shape.head_width),
-            attention_out=block.attention_out.weight,
+            attention_out=weight(block.attention_out.weight),
             gate_norm=block.gate_norm.weight,
-            gate_up=block.gate_up.weight,
-            down=block.down.weight,
+            gate=weight(gate),
+            up=weight(up),
+            down=weight(block.down.weight),
         )
 
 
@@ -113,11 +119,12 @@ class Stepper:
     def __init__(self, model: TextToTokenModel, *, num_slots: int, num_positions: int) -> None:
         self.shape = shape = model.shape
         self.device = model.device
-        self._embedding, self._head = model.embedding.weight, model.head.weight
+        self._embedding = model.embedding.weight
         self._norm = model.norm.weight
         self._inverse_wavelengths = model.inverse_wavelengths
         with torch.no_grad():
-            self._layers = [_Layer.of(block, shape) for block in model.layers]
+            self._head = Weight(model.head.weight, num_rows=num_slots)
+            self._layers = [_Layer.of(block, shape, num_slots) for block in model.layers]
         self._pages = Pages(num_slots=num_slots, num_positions=num_positions)
         self._num_pages = len(self._pages.owner)
         self._slots = np.arange(num_slots)
@@ -221,7 +228,7 @@ class Stepper:
         """Queries, keys and values, the first two turned to their places."""
         shape = self.shape
         normal = functional.rms_norm(x_XD, (shape.width,), layer.attention_norm, shape.norm_epsilon)
-        qkv = functional.linear(normal, layer.query_key_value, layer.qkv_bias)
+        qkv = layer.query_key_value.times(normal)
         both = torch.unflatten(qkv[:, : sum(shape.qkv_sizes[:2])], 1, (-1, shape.head_width))
         if layer.qk_norm is not None:
             plain = functional.rms_norm(both, (shape.head_width,), eps=shape.norm_epsilon)
@@ -241,27 +248,27 @@ class Stepper:
         for page, _ in reach.further:
             torch.maximum(top, tops.index_select(0, page), out=top)
         shares = scores.sub_(top.index_select(0, reach.owner_P).view(-1, groups, 1)).exp_()
-        size = shape.num_heads * width
-        mixed = shares.new_zeros(used + 1, size + shape.num_heads)  # then the sums of the shares
-        mixed[:used, :size] = torch.bmm(shares, values).view(used, size)
-        mixed[:used, size:] = shares.sum(-1).view(used, -1)
-        seen = mixed[: len(query)]
+        mixed = shares.new_empty(used + 1, shape.num_heads * width)  # the last row is of no page
+        weights = shares.new_empty(used + 1, shape.num_heads)
+        torch.bmm(shares, values, out=mixed[:used].view(-1, groups, width))
+        torch.sum(shares, -1, out=weights[:used].view(-1, groups))
+        mixed[used], weights[used] = 0, 0
+        seen, weight = mixed[: len(query)], weights[: len(query)]
         for _, page in reach.further:
-            seen = seen + mixed.index_select(0, page)
-        weight = seen[:, size:, None]
-        return (seen[:, :size].view(len(query), -1, width) / weight).view(query.shape)
+            seen.add_(mixed.index_select(0, page))
+            weight.add_(weights.index_select(0, page))
+        return seen.view(len(query), -1, width).div_(weight[:, :, None]).view(query.shape)
 
     def _rest(self, layer: _Layer, x_XD: Tensor, seen: Tensor) -> Tensor:
         """The block after its attention."""
         shape = self.shape
-        x_XD = torch.addmm(x_XD, seen, layer.attention_out.t())
+        x_XD = layer.attention_out.times_with(seen, x_XD, "add")
         normal = functional.rms_norm(x_XD, (shape.width,), layer.gate_norm, shape.norm_epsilon)
-        both = functional.linear(normal, layer.gate_up)
-        gate, up = both[:, : shape.ffn_size], both[:, shape.ffn_size :]
-        return torch.addmm(x_XD, functional.silu(gate).mul_(up), layer.down.t())
+        gated = layer.up.times_with(normal, layer.gate.times(normal, "swish"), "mul")
+        return layer.down.times_with(gated, x_XD, "add")
 
     def _logits(self, x_XD: Tensor) -> Tensor:
         """Outputs of the last layer."""
         shape = self.shape
         normal = functional.rms_norm(x_XD, (shape.width,), self._norm, shape.norm_epsilon)
-        return functional.linear(normal, self._head)
+        return self._head.times(normal)
