@@ -60,6 +60,11 @@ def result_metrics(result: StageResult) -> Iterator[tuple[str, float]]:
     return ((metric.name, metric.value) for metric in result.metrics if metric.step is None)
 
 
+def pipelines(catalog: Catalog) -> list[RunRecord]:
+    """The runs of whole pipelines, newest first."""
+    return [run for run in catalog.runs(limit=_SEARCHED) if run.job in PIPELINES]
+
+
 def find_run(catalog: Catalog, name: str, needed: Collection[str] = ()) -> RunRecord:
     """A pipeline's run: ``last``, a recipe's newest complete one, or an id or its beginning.
 
@@ -71,9 +76,10 @@ def find_run(catalog: Catalog, name: str, needed: Collection[str] = ()) -> RunRe
     Raises:
         MissingError: There is none.
     """
-    pipelines = [run for run in catalog.runs(limit=_SEARCHED) if run.job in PIPELINES]
     named = [
-        run for run in pipelines if run.state is RunState.COMPLETE and name in {LAST, run.recipe}
+        run
+        for run in pipelines(catalog)
+        if run.state is RunState.COMPLETE and name in {LAST, run.recipe}
     ]
     for run in named:
         if not needed or summarise(catalog, run).outputs.keys() >= set(needed):

@@ -12,6 +12,7 @@ import typer
 from interloom.core.errors import InterloomError
 from interloom_flows.cli import (
     ancestry,
+    comparing,
     data,
     deploying,
     governing,
@@ -42,7 +43,8 @@ app.command("plan")(running.plan)
 app.command("evaluate")(running.evaluate)
 app.command("runs")(records.runs)
 app.command("lineage")(ancestry.lineage)
-app.command("diff")(records.diff)
+app.command("diff")(comparing.diff)
+app.command("mixtures")(comparing.mixtures)
 app.command("takedown")(governing.takedown)
 app.command("verify")(governing.verify)
 app.command("card")(governing.card)

@@ -1,29 +1,18 @@
-"""``runs`` and ``diff``: what the catalog knows of runs."""
+"""``runs``: what the catalog knows of runs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interloom_flows.cli import screen
+from interloom_flows.cli.comparing import numbers_of, with_bounds
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from interloom.bootstrap import Services
-    from interloom.evaluation.choice import ItemScores
-    from interloom.evaluation.numbers import Number
     from interloom.ports.catalog import RunRecord
     from interloom_flows.results import RunSummary
-
-RunArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="An id or its beginning, a recipe's name for its newest, or last."
-    ),
-]
 
 
 def runs(
@@ -61,66 +50,6 @@ def runs(
     screen.out().print(shown)
 
 
-def diff(first: RunArgument, second: RunArgument = "last") -> None:
-    """Compare two runs: what was changed, what came of it, and what it took.
-
-    Results on the same items are compared item by item: how many score higher and lower in the
-    second run, and how likely so uneven a split is by luck (p, exact sign test).
-    """
-    from interloom_flows.planning import request_changes
-    from interloom_flows.results import find_run, item_scores, summarise
-
-    with opened() as services:
-        summaries = [
-            summarise(services.catalog, find_run(services.catalog, name))
-            for name in (first, second)
-        ]
-        scores = [item_scores(services.store, summary) for summary in summaries]
-        currency = services.contract.prices.currency
-    was, now = (json.loads(summary.run.request_json) for summary in summaries)
-    changed = list(request_changes(was, now, None))
-    for line in changed or ["The recipes are the same."]:
-        screen.out().print(line, markup=False, soft_wrap=True)
-    before, after = (_numbers(summary) for summary in summaries)
-    _show_changes((before, after), scores)
-    for name, summary in zip(("first", "second"), summaries, strict=True):
-        screen.out().print(f"the {name} run took {_spent(summary, currency)}", markup=False)
-
-
-def _show_changes(
-    numbers: "tuple[Mapping[str, Number], Mapping[str, Number]]",
-    scores: "Sequence[Mapping[str, ItemScores]]",
-) -> None:
-    """The results that differ, those on the same items with the items that differ."""
-    from interloom.evaluation.pairing import paired
-
-    (before, after), (first, second) = numbers, scores
-    columns = ("result", ">first", ">second", ">change", ">items higher, lower", ">p")
-    shown = screen.table("", *columns)
-    for name in {**before, **after}:
-        a, b = before.get(name), after.get(name)
-        if a == b:
-            continue
-        change = "" if a is None or b is None else f"{(b.value or 0.0) - (a.value or 0.0):+.4g}"
-        both = paired(first[name], second[name]) if name in first and name in second else None
-        split = f"{both.num_higher}, {both.num_lower} of {both.num_items}" if both else ""
-        chance = f"{both.p_value:.2g}" if both else ""
-        shown.add_row(name, _with_bounds(a), _with_bounds(b), change, split, chance)
-    screen.out().print(shown if shown.rows else "All results are the same.")
-
-
-def _spent(summary: "RunSummary", currency: str) -> str:
-    """What the stages that this run executed took."""
-    spent = [stage.usage for stage in summary.stages if not stage.is_cache_hit]
-    reused = len(summary.stages) - len(spent)
-    price = sum(usage.price for usage in spent)
-    return (
-        f"{screen.duration(sum(usage.wall_s for usage in spent))} in {len(spent)} stages "
-        f"({reused} reused), {sum(usage.gpu_hours for usage in spent):.2f} GPU-hours"
-        + (f", {price:.2f} {currency}" if price else "")
-    )
-
-
 def _show_failed_checks(services: "Services", summary: "RunSummary") -> None:
     """The verdicts that kept a stage from publishing, or that only warn."""
     for stage in summary.stages:
@@ -152,8 +81,8 @@ def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
         if (log := log_folder / f"{stage.run_id}.txt").is_file():
             screen.out().print(f"log of {stage.job}: {log}", markup=False, soft_wrap=True)
     numbers = screen.table("", "result", ">value")
-    for name, number in _numbers(summary).items():
-        numbers.add_row(name, _with_bounds(number))
+    for name, number in numbers_of(summary).items():
+        numbers.add_row(name, with_bounds(number))
     if numbers.rows:
         screen.out().print(numbers)
 
@@ -166,25 +95,6 @@ def _show_speech_costs(summary: "RunSummary", currency: str) -> None:
         line = f"{job}: {cpu_ms:.3g} ms of processor a speech token that was kept"
         line += f", {price:.2f} {currency} a million" if price else ""
         screen.out().print(line, markup=False)
-
-
-def _numbers(summary: "RunSummary") -> "dict[str, Number]":
-    """The results of all stages that have a value."""
-    return {
-        number.name: number
-        for numbers in summary.numbers.values()
-        for number in numbers
-        if number.value is not None
-    }
-
-
-def _with_bounds(number: "Number | None") -> str:
-    """Its value, and its interval where it has one."""
-    if number is None:
-        return ""
-    has_bounds = number.low is not None and number.high is not None
-    bounds = f" ({number.low:.3g} .. {number.high:.3g})" if has_bounds else ""
-    return f"{number.value:.4g}{bounds}"
 
 
 def _elapsed_s(record: "RunRecord") -> float | None:

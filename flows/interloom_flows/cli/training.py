@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from interloom.core.errors import ConfigError, CrashError, DataError, MissingError
 from interloom_flows.cli import screen
-from interloom_flows.cli.records import RunArgument
+from interloom_flows.cli.comparing import RunArgument
 from interloom_flows.cli.services import opened
 
 if TYPE_CHECKING:
