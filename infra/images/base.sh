@@ -3,12 +3,15 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
-if ! command -v python3.11 >/dev/null; then
+if ! command -v python3.11 >/dev/null && ! apt-cache show python3.11-venv >/dev/null 2>&1; then
   apt-get install -y --no-install-recommends software-properties-common
   add-apt-repository -y ppa:deadsnakes/ppa
-  apt-get install -y --no-install-recommends python3.11 python3.11-venv python3.11-dev
+fi
+if ! command -v python3.11 >/dev/null; then
+  apt-get install -y --no-install-recommends python3.11 python3.11-venv
 fi
 apt-get install -y --no-install-recommends ca-certificates libsndfile1 git
+apt-get clean
 rm -rf /var/lib/apt/lists/*
 python3.11 -m venv /opt/interloom
 groupadd --gid 10001 interloom

@@ -15,6 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from interloom.config.cluster import load_cluster_profile
+from interloom.stages.registry import STAGES, load_stage
+
 ROOT = Path(__file__).parents[2]
 SCHEMAS = Path(__file__).parent / "schemas"
 KUBERNETES = "1.34"
@@ -385,6 +388,21 @@ def test_images_are_pinned_and_none_is_an_abandoned_s3_server(resources: list[Re
     assert {image.split("/")[1].split(":")[0] for image in ours} <= set(stages)
 
 
+def test_every_stage_goes_into_an_image_that_has_what_it_needs() -> None:
+    script = (ROOT / "infra/images/stage.sh").read_text()
+    extras = dict(re.findall(r"^(\w+)\) extras=(\S+) ;;$", script, re.MULTILINE))
+    assert set(extras) == {"flows", "train", "dashboard"}
+    for path in (ROOT / "infra").rglob("cluster-profile.json"):
+        profile = load_cluster_profile(path)
+        for stage in STAGES:
+            image = profile.pool(stage).image or profile.pod["spec"]["containers"][0]["image"]
+            name = image.split("/")[1].split(":")[0]
+            definition = load_stage(stage)
+            assert "train" in extras[name].split(",")  # torch
+            assert ("engine" in definition.ports) == (name == "train"), stage
+            assert "gate" not in definition.ports or "quality" in extras[name].split(","), stage
+
+
 def test_a_second_call_keeps_the_secrets(infra: Path) -> None:
     before = {path.name: path.read_bytes() for path in (infra / "secrets").iterdir()}
 
@@ -401,7 +419,7 @@ def test_the_shell_scripts_parse_and_the_image_copies_what_exists() -> None:
         if line.startswith("COPY"):
             for source in line.split()[1:-1]:
                 assert (ROOT / source).exists(), line
-    assert "constraints.txt" in (ROOT / "infra/images/install.sh").read_text()
+    assert "constraints.txt" in (ROOT / "infra/images/stage.sh").read_text()
     assert (ROOT / "dashboards/interloom_dashboards/app.py").exists()
 
 

@@ -23,6 +23,7 @@ class PoolProfile(Frozen):
     Attributes:
         node_selector: Labels that its nodes carry.
         tolerations: Of the taints that its nodes carry.
+        image: Of its pods, where it is not that of ``pod``.
         resources: Kubernetes' ``requests`` and ``limits`` of one rank, in whole numbers.
         ranks_per_node: How many ranks a node of a train job holds; its GPUs, as a rule.
         priority_class: Who yields on a full node.
@@ -31,6 +32,7 @@ class PoolProfile(Frozen):
 
     node_selector: Mapping[str, str] = Field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    image: str | None = None
     resources: Mapping[str, Mapping[str, _Quantity]] = Field(default_factory=dict)
     ranks_per_node: PositiveInt = 1
     priority_class: str | None = None

@@ -119,7 +119,7 @@ def train_job(
                 "name": profile.runtime,
             },
             "trainer": {
-                "image": container["image"],
+                "image": pool.image or container["image"],
                 "command": ["torchrun", *program, *_stage_words(job)],
                 "numNodes": -(-job.num_ranks // per_node),
                 "numProcPerNode": per_node,
@@ -185,6 +185,7 @@ def _pod(job: StageJob, profile: ClusterProfile, labels: Json, command: list[str
         spec["priorityClassName"] = pool.priority_class
     container = spec["containers"][0]
     container["command"] = command
+    container["image"] = pool.image or container["image"]
     if pool.resources:
         container["resources"] = pool.resources_of(1)
     container["env"] = [

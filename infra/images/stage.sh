@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs what one image holds, all versions as constraints.txt says: stage.sh flows|train|dashboard
+set -eu
+pip="python -m pip install --no-cache-dir --disable-pip-version-check --constraint /build/constraints.txt"
+case $1 in
+# Flow runs, the Prefect server and worker, migrations, and the stages that do not train.
+flows) extras=flows,train,starter,data,s3,postgres,quality,cluster ;;
+# Ranks of training stages, which meet in the catalog: no Prefect, no Great Expectations, no Streamlit.
+train) extras=train,data,s3,postgres ;;
+dashboard) extras=dashboard,flows,train,postgres ;;
+*) echo "there is no image $1; the images are flows, train, dashboard" >&2; exit 64 ;;
+esac
+$pip wheel setuptools hatchling
+$pip "/build[$extras]"
+if [ "$1" = train ]; then
+  # DeepSpeed ships as source and is built against the torch that is installed, so it comes last.
+  $pip ninja
+  DS_BUILD_OPS=0 $pip --no-build-isolation deepspeed
+fi
+if [ "$1" = dashboard ]; then
+  cp /build/dashboard.sh /opt/interloom/
+fi
+rm -rf /build/*
