@@ -1,11 +1,12 @@
 """Settings to services. Nothing else builds an adapter."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from interloom.adapters.local_launcher import LocalLauncher
 from interloom.adapters.stores import open_store_at
 from interloom.config.settings import Settings
+from interloom.core.errors import ConfigError
 from interloom.ports.catalog import Catalog
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.events import EventSink
@@ -128,14 +129,22 @@ def quality_gate() -> QualityGate:
     return GreatExpectationsGate()
 
 
-def open_transcriber(kind: Literal["moonshine"] | None) -> Transcriber | None:
-    """The speech recogniser of this kind; none if none is asked for.
+def open_transcriber(asr: str | None) -> Transcriber | None:
+    """The speech recogniser ``moonshine``, or the Whisper of a folder; none if none is asked for.
 
     Raises:
-        MissingError: Its package is not installed.
+        ConfigError: It is neither.
+        DataError: The folder's files are not those of a Whisper.
+        MissingError: Its package is not installed, or the folder holds no Whisper.
     """
-    if kind is None:
+    if asr is None:
         return None
-    from interloom.adapters.moonshine import MoonshineTranscriber
+    if asr == "moonshine":
+        from interloom.adapters.moonshine import MoonshineTranscriber
 
-    return MoonshineTranscriber()
+        return MoonshineTranscriber()
+    if not Path(asr).is_dir():
+        raise ConfigError(f"--asr: 'moonshine' or the folder of a Whisper is expected, got {asr!r}")
+    from interloom.adapters.whisper import WhisperTranscriber
+
+    return WhisperTranscriber(Path(asr))

@@ -71,9 +71,7 @@ def comparison_page() -> None:
         )
         return
     shown = comparison.view(services().catalog, st.selectbox("Recipe", found))
-    names = list(shown.names)
-    cloze = [name for name in names if name.startswith("cloze/") and name.endswith("woven")]
-    chosen = st.multiselect("Results", names, default=cloze or names[:4])
+    chosen = st.multiselect("Results", list(shown.names), default=list(shown.first_names))
     comparison.draw(shown, chosen)
 
 

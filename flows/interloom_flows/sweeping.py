@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from interloom.bootstrap import Services
@@ -55,17 +55,19 @@ class ArmResult:
         wall_s: How long it took now; None if everything was there.
         numbers: The results of all its stages, by name; empty if it failed.
         error: The last line of its log, if it failed.
+        name: What it is called; empty names it by its changes.
     """
 
     overrides: tuple[str, ...]
     wall_s: float | None
     numbers: tuple[Number, ...]
     error: str | None = None
+    name: str = ""
 
     @property
     def label(self) -> str:
-        """Its changes, in short."""
-        return label_of(self.overrides)
+        """Its name, or its changes in short."""
+        return self.name or label_of(self.overrides)
 
 
 def label_of(overrides: Sequence[str]) -> str:
@@ -123,10 +125,21 @@ def run_sweep(
             raise
 
 
-def save_comparison(results: Sequence[ArmResult], names: Sequence[str], folder: Path) -> Path:
-    """Write ``results.json`` and ``plot.svg``; gives the plot's path."""
+def save_comparison(
+    results: Sequence[ArmResult], names: Sequence[str], columns: Sequence[str], folder: Path
+) -> Path:
+    """Write ``results.json``, ``table.md`` and ``plot.svg``; gives the plot's path.
+
+    Args:
+        results: The arms.
+        names: Results for the plot and the table.
+        columns: Results for the table alone.
+        folder: Where to.
+    """
     body = [asdict(result) for result in results]
     (folder / "results.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
+    table = "\n".join(_table(results, (*names, *columns)))
+    (folder / "table.md").write_text(f"{table}\n", encoding="utf-8")
     series = tuple(
         Series(name, tuple(points)) for name in names if (points := list(_points(results, name)))
     )
@@ -170,7 +183,8 @@ def is_apart(one: Number | None, other: Number | None) -> bool:
 def _parameters(
     sweep: Sweep, overrides: Sequence[str], options: SweepOptions
 ) -> PipelineParameters:
-    return PipelineParameters(recipe=sweep.recipe, overrides=tuple(overrides), only=options.only)
+    only = options.only or sweep.only
+    return PipelineParameters(recipe=sweep.recipe, overrides=tuple(overrides), only=only)
 
 
 def _run_arm(
@@ -178,12 +192,13 @@ def _run_arm(
 ) -> ArmResult:
     """One arm: reuse it, or run it as a command and read what it published."""
     overrides = sweep.arms[place]
-    name = f"arm {place + 1} of {len(sweep.arms)}, {label_of(overrides)}"
+    named = ArmResult(overrides, None, (), name=sweep.labels[place] if sweep.labels else "")
+    name = f"arm {place + 1} of {len(sweep.arms)}, {named.label}"
     parameters = _parameters(sweep, overrides, options)
     plan = _resolve(services, parameters)
     if not plan.to_run:
         say(f"{name}: reused")
-        return ArmResult(overrides, None, tuple(_numbers(services, plan)))
+        return replace(named, numbers=_numbers(services, plan))
     say(f"{name}: {len(plan.to_run)} of {len(plan.steps)} stages to run")
     started_s = time.monotonic()
     log = options.folder / f"arm-{place + 1}.log"
@@ -192,9 +207,10 @@ def _run_arm(
     if code:
         error = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
         say(f"{name}: failed: {error}")
-        return ArmResult(overrides, wall_s, (), error)
+        return replace(named, wall_s=wall_s, error=error)
     say(f"{name}: done in {wall_s:.0f} s")
-    return ArmResult(overrides, wall_s, tuple(_numbers(services, _resolve(services, parameters))))
+    numbers = _numbers(services, _resolve(services, parameters))
+    return replace(named, wall_s=wall_s, numbers=numbers)
 
 
 def _execute(
@@ -232,13 +248,32 @@ def _resolve(services: Services, parameters: PipelineParameters) -> Plan:
     return resolve(services.contract, recipe, steps, corpora)
 
 
-def _numbers(services: Services, plan: Plan) -> Iterator[Number]:
-    """The results of all stages of a complete arm."""
-    for reuse in plan.reused.values():
-        metrics = services.catalog.metrics(reuse.hit.run_id)
-        yield from fold_intervals(
-            {metric.name: metric.value for metric in metrics if metric.step is None}
-        )
+def _numbers(services: Services, plan: Plan) -> tuple[Number, ...]:
+    """The results of all stages of a complete arm; what two of them measured, as the later did."""
+    metrics = (
+        metric
+        for reuse in plan.reused.values()
+        for metric in services.catalog.results(reuse.hit.run_id)
+    )
+    return tuple(fold_intervals({metric.name: metric.value for metric in metrics}))
+
+
+def _table(results: Sequence[ArmResult], names: Sequence[str]) -> Iterator[str]:
+    """One line an arm and one column a result, in Markdown."""
+    yield f"| | {' | '.join(names)} |"
+    yield f"| --- |{' --- |' * len(names)}"
+    for result in results:
+        cells = (_cell(number_of(result, name)) for name in names)
+        yield f"| {result.label} | {' | '.join(cells)} |"
+
+
+def _cell(number: Number | None) -> str:
+    """A value with its interval, if it has one that is wider than itself."""
+    if number is None or number.value is None:
+        return ""
+    if number.low is None or number.high is None or number.low == number.high:
+        return f"{number.value:.4g}"
+    return f"{number.value:.4g} ({number.low:.4g} to {number.high:.4g})"
 
 
 def _points(results: Sequence[ArmResult], name: str) -> Iterator[SeriesPoint]:

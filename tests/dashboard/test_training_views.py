@@ -118,10 +118,24 @@ def test_runs_of_a_recipe_are_compared_by_what_they_changed(world) -> None:  # t
     assert comparison.recipes(world.catalog) == ("transfer",)
     assert shown.keys == ("mixture.share",)
     assert [arm.label for arm in shown.arms] == ["share=0.0", "share=0.64"]
-    assert shown.names == ("cloze/S->T/woven",)
+    assert shown.names == shown.first_names == ("cloze/S->T/woven",)
     assert list(comparison.table(shown, shown.names)) == [
         {"mixture.share": "0.0", "cloze/S->T/woven": "0.500 (0.400 to 0.550)"},
         {"mixture.share": "0.64", "cloze/S->T/woven": "0.900 (0.800 to 0.950)"},
     ]
     points = list(comparison.points(shown, shown.names))
     assert [point["high"] for point in points] == [pytest.approx(0.55), pytest.approx(0.95)]
+
+
+def test_frame_rates_are_compared_by_what_is_lost_in_codes(world) -> None:  # type: ignore[no-untyped-def]
+    for kernel, lost in ((2, 0.03), (8, 0.2)):
+        request = f'{{"tokenizer": {{"pool_kernel": {kernel}}}}}'
+        numbers = {"": lost, "/low": lost - 0.01, "/high": lost + 0.01}
+        names = ("tokenizer/wer", "tokenizer/cer", "tokenizer/noise_5db/wer")
+        metrics = tuple(Metric(f"{name}{k}", v) for name in names for k, v in numbers.items())
+        _run(world, "rates", request, metrics)
+
+    shown = comparison.view(world.catalog, "rates")
+
+    assert shown.first_names == ("tokenizer/wer", "tokenizer/cer")
+    assert [arm.label for arm in shown.arms] == ["pool_kernel=2", "pool_kernel=8"]

@@ -3,17 +3,26 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from pydantic import ValidationError
 
 from interloom.core.errors import ConfigError, MissingError
 from interloom.evaluation.numbers import Number
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
 from interloom_flows.recipes import load_recipe
-from interloom_flows.sweeping import ArmResult, grid_arms, is_apart, label_of, shown_names
-from interloom_flows.sweeps import load_sweep, sweep_names
+from interloom_flows.sweeping import (
+    ArmResult,
+    grid_arms,
+    is_apart,
+    label_of,
+    save_comparison,
+    shown_names,
+)
+from interloom_flows.sweeps import Sweep, load_sweep, sweep_names
 
 COMMAND = [sys.executable, "-c", "from interloom_flows.cli import main; main()", "sweep"]
 
@@ -97,6 +106,28 @@ def test_the_plot_is_a_drawing_with_every_point_and_interval() -> None:
     coloured = [e for e in root.iter() if e.get("stroke") == "#1f77b4"]
     assert len(coloured) == 1
     assert "S->T <woven>" in [element.text for element in root.iter()]
+
+
+def test_the_table_has_a_line_an_arm_with_intervals_where_there_are_some(tmp_path: Path) -> None:
+    arms = [
+        replace(_arm(0.5, low=0.4, high=0.6), name="50 Hz"),
+        replace(_arm(0.9), numbers=(Number("loss", 0.25),)),
+    ]
+
+    save_comparison(arms, ("cloze/S->T/woven",), ("loss",), tmp_path)
+
+    assert (tmp_path / "table.md").read_text().splitlines() == [
+        "| | cloze/S->T/woven | loss |",
+        "| --- | --- | --- |",
+        "| 50 Hz | 0.5 (0.4 to 0.6) | 0.5 |",
+        "| budget.share=0.9 |  | 0.25 |",
+    ]
+    assert (tmp_path / "plot.svg").read_text().count("50 Hz") == 1
+
+
+def test_every_arm_needs_a_label_or_none_has_one() -> None:
+    with pytest.raises(ValidationError, match="2 arms need as many labels, got 1"):
+        Sweep(recipe="starter", arms=(("seed=0",), ("seed=1",)), labels=("one",))
 
 
 def _sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

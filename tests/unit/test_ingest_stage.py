@@ -103,7 +103,7 @@ def own_speech(store: MemoryStore, count: int = 60) -> ArtifactRef:
         {
             "id": f"u{index}",
             "split": "train",
-            "speaker": "ann",
+            "speaker": ("ann", "bea", "cem")[index % 3],
             "text": f"this is {index}",
             "audio": b"",
             "num_samples": 1600,
@@ -154,6 +154,31 @@ def test_own_corpora_are_split_and_tasks_are_derived(store: MemoryStore, tmp_pat
     assert {row["id"] for row in asked} == {row["id"] for row in heldout}
     assert store.manifest(result.text).parents == (request.text,)
     assert store.manifest(result.text).licences == ("MIT",)
+
+
+def test_speakers_are_held_out_with_all_they_say(store: MemoryStore, tmp_path: Path) -> None:
+    source = OWN.source.model_copy(update={"heldout_speakers": ("bea",)})
+    config = OWN.model_copy(update={"source": source})
+    request = IngestRequest(config=config, speech=own_speech(store), text=own_text(store, tmp_path))
+
+    result = run(request, store, tmp_path)
+
+    rows = list(read_table(store, result.speech, "utterances"))
+    assert {row["speaker"] for row in rows if row["split"] == "heldout"} == {"bea"}
+    assert {row["speaker"] for row in rows if row["split"] == "train"} == {"ann", "cem"}
+    texts = [row["split"] for row in read_table(store, result.text, "documents")]
+    assert 0 < texts.count("heldout") < texts.count("train")
+
+
+def test_a_speaker_who_says_nothing_cannot_be_held_out(store: MemoryStore, tmp_path: Path) -> None:
+    source = OWN.source.model_copy(update={"heldout_speakers": ("bea", "dan")})
+    config = OWN.model_copy(update={"source": source})
+    request = IngestRequest(config=config, speech=own_speech(store), text=own_text(store, tmp_path))
+
+    with pytest.raises(
+        DataError, match=r"heldout_speakers names dan, who say nothing.* ann, bea, c"
+    ):
+        run(request, store, tmp_path)
 
 
 def test_a_row_keeps_its_split_when_others_come(store: MemoryStore, tmp_path: Path) -> None:

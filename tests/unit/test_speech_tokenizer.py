@@ -24,13 +24,15 @@ from interloom.corpora.tables import UTTERANCES, read_table, write_table
 from interloom.ports.progress import NoProgress
 from interloom.ports.workspace import Part, Workspace
 from interloom.speech_tokenizer import alignment, corpus
+from interloom.speech_tokenizer.features import Corpus, read_features
+from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.runtime import SpeechTokenizer, load_speech_tokenizer
 from interloom.stages.tokenize_speech import (
     TokenizeSpeechRequest,
     TokenizeSpeechResult,
+    make_shards,
     tokenize_speech,
 )
-    make_shards,
 from interloom.stages.train_tokenizer import (
     TrainTokenizerRequest,
     TrainTokenizerResult,
@@ -38,7 +40,7 @@ from interloom.stages.train_tokenizer import (
 )
 from interloom.testing.engine import PlainEngine
 from interloom.testing.store import MemoryStore
-from interloom.text.bpe import TextTokenizer
+from interloom.text.bpe import TextTokenizer, load_text_tokenizer
 
 TONES_HZ = {"ga": (300, 2000), "bo": (500, 1200), "mi": (800, 3000), "tu": (400, 700)}
 WORD_SAMPLES, REST_SAMPLES = 4800, 1600
@@ -161,6 +163,9 @@ def test_training_gives_a_tokenizer_with_its_measures(trained: TrainTokenizerRes
     assert trained.metric("tokenizer/wer") >= 0
     assert 0 < trained.metric("tokenizer/codes_used") <= 1
     assert 1 <= trained.metric("tokenizer/perplexity") <= 24
+    assert 0 <= trained.metric("tokenizer/codes_dead") <= 1
+    assert {check.suite for check in trained.checks} == {"codebook"}
+    assert len(trained.checks) == 3
     assert [shard.path for shard in manifest.shards] == [
         "README.md",
         "config.json",
@@ -231,7 +236,11 @@ class _KillAt:
 @pytest.mark.parametrize("start_step", [3, 6])
 def test_a_killed_training_gives_the_same_tokenizer(tmp_path: Path, start_step: int) -> None:
     store = _toy().store
-    request = _toy().request(_config(start_step=start_step, log_every_steps=1))
+    config = _config(start_step=start_step, log_every_steps=1)
+    if start_step == 6:
+        sped = config.augment.model_copy(update={"sped": 0.5})
+        config = config.model_copy(update={"augment": sped, "ctc_rate": "frames"})
+    request = _toy().request(config)
     whole = train_tokenizer(
         request, store=store, work=Workspace(_folder(tmp_path, "whole")), engine=PlainEngine
     )
@@ -302,8 +311,37 @@ def test_words_are_aligned_in_order(tokenizer: SpeechTokenizer) -> None:
 
     assert [one.word for one in words] == ["ga", "bo", "mi"]
     assert all(one.span.stop <= other.span.start for one, other in pairwise(words))
-    assert words[-1].span.stop <= len(codes)
+    assert words[-1].span.stop <= len(codes) * tokenizer.samples_per_token
     assert tokenizer.align(codes, []) == []
+
+
+def test_a_head_before_the_pool_begins_as_one_of_codes_and_tells_places_within_them() -> None:
+    config = _config()
+    coarse, fine = (
+        SpeechTokenizer(one, text, _untrained(one, text.vocab_size))
+        for text in [TextTokenizer.train([" ga bo"], vocab_size=259)]
+        for one in (config, config.model_copy(update={"ctc_rate": "frames"}))
+    )
+    states = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(1))
+
+    codes, frames = coarse.model.ctc_head(states), fine.model.ctc_head(states)
+
+    torch.testing.assert_close(frames, codes.repeat_interleave(4, dim=1))
+    words = fine.align(np.arange(20) % 24, ["ga", "bo"])
+    assert [one.word for one in words] == ["ga", "bo"]
+    assert all(edge % 320 == 0 for one in words for edge in (one.span.start, one.span.stop))
+    assert words[-1].span.stop <= 20 * 1280
+    # Four codes have sixteen places, which is room for eight bytes and their blanks.
+    assert len(fine.align(np.zeros(4, np.int32), ["gagagaga"])) == 1
+    with pytest.raises(DataError, match=r"labels need at least \d+ places, got 4"):
+        coarse.align(np.zeros(4, np.int32), ["gagagaga"])
+
+
+def _untrained(config: TokenizerConfig, vocab_size: int) -> TokenizerModel:
+    torch.manual_seed(0)
+    model = TokenizerModel(config, vocab_size).eval().requires_grad_(requires_grad=False)
+    model.encoder.codebook.is_ready.fill_(value=True)
+    return model
 
 
 def test_an_artifact_of_another_kind_is_refused() -> None:
@@ -331,6 +369,27 @@ def test_a_corpus_becomes_codes_with_words_in_codes(
     assert facts["frame_rate_hz"] == "25/2"
     again = tokenize_speech(request, store=store, work=Workspace(tmp_path))
     assert again == result
+
+
+def test_codes_that_were_made_in_parts_are_the_same(
+    trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "_ROWS", 4)
+    monkeypatch.setattr(corpus, "_UNIT_ROWS", 12)
+    store = _toy().store
+    request = TokenizeSpeechRequest(speech=_toy().speech, tokenizer=trained.tokenizer)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = tokenize_speech(request, store=store, work=Workspace(tmp_path / "whole"))
+
+    for index in (1, 0):
+        work = Workspace(tmp_path / "parts")
+        make_shards(request, store=store, work=work, part=Part(index, 2))
+    units = sorted((tmp_path / "parts/shards").iterdir())
+    parts = tokenize_speech(request, store=store, work=Workspace(tmp_path / "parts"))
+
+    assert [path.name for path in units] == [f"{number:05d}.parquet" for number in range(6)]
+    assert parts == whole
 
 
 def _tokenized(
@@ -371,27 +430,6 @@ def test_a_transcript_in_another_script_is_counted_as_not_aligned(
 
 def test_long_rows_are_encoded_as_they_are_read(
     trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-def test_codes_that_were_made_in_parts_are_the_same(
-    trained: TrainTokenizerResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(corpus, "_ROWS", 4)
-    monkeypatch.setattr(corpus, "_UNIT_ROWS", 12)
-    store = _toy().store
-    request = TokenizeSpeechRequest(speech=_toy().speech, tokenizer=trained.tokenizer)
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    whole = tokenize_speech(request, store=store, work=Workspace(tmp_path / "whole"))
-
-    for index in (1, 0):
-        work = Workspace(tmp_path / "parts")
-        make_shards(request, store=store, work=work, part=Part(index, 2))
-    units = sorted((tmp_path / "parts/shards").iterdir())
-    parts = tokenize_speech(request, store=store, work=Workspace(tmp_path / "parts"))
-
-    assert [path.name for path in units] == [f"{number:05d}.parquet" for number in range(6)]
-    assert parts == whole
-
-
 ) -> None:
     long = _row(3)
     _, whole = _tokenized([long], trained, _folder(tmp_path, "whole"))
@@ -419,6 +457,21 @@ def test_a_word_after_the_end_of_its_audio_is_refused(
 
     with pytest.raises(DataError, match=r"'u001': the words end at code \d+, but its audio"):
         tokenize_speech(request, store=_toy().store, work=Workspace(tmp_path))
+
+
+def test_a_single_word_is_said_where_its_recording_is_loud(tmp_path: Path) -> None:
+    store = _toy().store
+    one = {**_row(1), "text": "ga", "words": [], "audio": encode_flac(_say(["ga"], 0.2))}
+    two = {**_row(2), "text": "ga bo", "words": [], "audio": encode_flac(_say(["ga", "bo"], 0.2))}
+    text = load_text_tokenizer(store, _toy().text_tokenizer)
+    corpus = Corpus(_speech(store, iter([one, two])), "train", _config().encoder, text)
+
+    features = read_features(corpus, tmp_path, store=store, progress=NoProgress())
+
+    places = features.whole(0).frames_L2
+    assert places[0, 0] == pytest.approx(REST_SAMPLES / 160, abs=6)
+    assert places[-1, 1] == pytest.approx((REST_SAMPLES + WORD_SAMPLES) / 160, abs=6)
+    assert (features.whole(1).frames_L2 == -1).all()
 
 
 def test_speech_without_transcripts_is_refused(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ BLANK = 3
 
 
 def _heard(likely: list[int], *, sure: float = 0.9, is_loud: list[bool] | None = None) -> Heard:
-    """A head that gives each code one label; 10 codes a second."""
+    """A head that gives each place one label; 10 places a second."""
     rest = (1 - sure) / 3
     rows = [[sure if label == one else rest for label in range(4)] for one in likely]
     loud = np.ones(len(likely), np.bool_) if is_loud is None else np.array(is_loud)
-    return Heard(np.log(np.array(rows, np.float32)), loud, 10.0)
+    return Heard(np.log(np.array(rows, np.float32)), loud, 1600)
 
 
 def test_words_are_found_where_their_labels_are() -> None:
@@ -22,7 +22,7 @@ def test_words_are_found_where_their_labels_are() -> None:
 
     words = align_words(heard, ["ab", "c"], [[0, 1], [2]], blank=BLANK)
 
-    assert [one.span for one in words] == [Span(1, 4), Span(5, 7)]
+    assert [one.span for one in words] == [Span(1600, 6400), Span(8000, 11_200)]
     assert [one.confidence for one in words] == pytest.approx([0.9, 0.9])
     assert [one.refusal for one in words] == ["", ""]
 
@@ -34,7 +34,7 @@ def test_a_word_lasts_as_long_as_it_is_loud() -> None:
         _heard([0, 3, 3, 3, 1, 3], is_loud=is_loud), ["a", "b"], [[0], [1]], blank=BLANK
     )
 
-    assert [one.span for one in words] == [Span(0, 3), Span(4, 6)]
+    assert [one.span for one in words] == [Span(0, 4800), Span(6400, 9600)]
 
 
 def test_a_word_that_was_not_heard_is_refused() -> None:

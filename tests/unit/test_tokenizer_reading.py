@@ -37,24 +37,24 @@ def test_equal_labels_are_kept_apart_by_a_blank() -> None:
 @given(st.integers(0, 1000), st.lists(st.integers(0, 2), min_size=1, max_size=3))
 @settings(deadline=None, max_examples=15)
 def test_the_alignment_is_the_best_of_all_paths(seed: int, labels: list[int]) -> None:
-    num_codes = 5
-    scores = np.random.Generator(np.random.Philox(seed)).standard_normal((num_codes, 4))
+    num_places = 5
+    scores = np.random.Generator(np.random.Philox(seed)).standard_normal((num_places, 4))
     log_probs = torch.log_softmax(torch.from_numpy(scores.astype(np.float32)), 1).numpy()
 
     spans = ctc_align(log_probs, labels, blank=3)
 
-    found = np.full(num_codes, 3)
+    found = np.full(num_places, 3)
     for label, span in zip(labels, spans, strict=True):
         found[span.start : span.stop] = label
     best = max(
         sum(float(log_probs[place, label]) for place, label in enumerate(path))
-        for path in product(range(4), repeat=num_codes)
+        for path in product(range(4), repeat=num_places)
         if ctc_greedy(torch.eye(4)[list(path)], blank=3) == labels
     )
     total = sum(float(log_probs[place, label]) for place, label in enumerate(found.tolist()))
     assert total == pytest.approx(best, abs=1e-4)
 
 
-def test_too_few_codes_for_the_labels_are_refused() -> None:
-    with pytest.raises(DataError, match="2 labels need at least 3 codes, got 2"):
+def test_too_few_places_for_the_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="2 labels need at least 3 places, got 2"):
         ctc_align(_log_probs([[0.5, 0.5]] * 2), [0, 0], blank=1)

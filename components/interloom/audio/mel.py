@@ -117,7 +117,7 @@ def mel_filters(
 ) -> NDArray[np.float64]:
     """Slaney's mel filters with area 1 from 0 Hz to half the rate, (num_fft / 2 + 1, M)."""
     bins_hz = np.linspace(0, sample_rate_hz / 2, num_fft // 2 + 1)
-    edges_hz = _mel_to_hz(np.linspace(0, _hz_to_mel(sample_rate_hz / 2), num_mel_bins + 2))
+    edges_hz = _edges_hz(num_mel_bins, sample_rate_hz)
     widths = np.diff(edges_hz)
     slopes = edges_hz[None, :] - bins_hz[:, None]
     rising = -slopes[:, :-2] / widths[:-1]
@@ -126,9 +126,48 @@ def mel_filters(
     return filters * (2 / (edges_hz[2:] - edges_hz[:-2]))
 
 
-def _hz_to_mel(hz: float) -> float:
-    """Slaney's scale above 1 kHz: logarithmic, 27 mels for a factor of 6.4."""
-    return 15.0 + math.log(hz / 1000.0) * 27.0 / math.log(6.4)
+def at_speed(mel_FM: Mel, speed: float) -> Mel:
+    """Log-mels of a recording that is played faster or slower, as a tape is: pitch moves with it.
+
+    What was recorded above half the rate is not known, and is as quiet as the quietest value.
+
+    Args:
+        mel_FM: At least one frame.
+        speed: Above 1 is faster.
+
+    Returns:
+        About ``F / speed`` frames, one at least; values between frames and bins are interpolated.
+    """
+    frames, bins = mel_FM.shape
+    edges_hz = _edges_hz(bins, SAMPLE_RATE_HZ)
+    mels = _hz_to_mel(edges_hz)
+    source_M = _hz_to_mel(edges_hz[1:-1] / speed) / mels[1] - 1
+    source_F = (np.arange(max(1, round(frames / speed))) + 0.5) * speed - 0.5
+    moved = _between(_between(mel_FM, source_F).T, source_M).T
+    moved[:, source_M > bins - 0.5] = mel_FM.min()
+    return moved
+
+
+def _between(values_PN: Mel, at_Q: NDArray[np.float64]) -> Mel:
+    """Rows at fractional places, those beyond an end as at the end; (Q, N)."""
+    place_Q = at_Q.clip(0, len(values_PN) - 1)
+    first_Q = place_Q.astype(np.int64)
+    share_Q = (place_Q - first_Q).astype(np.float32)[:, None]
+    nexts = values_PN[np.minimum(first_Q + 1, len(values_PN) - 1)]
+    between: Mel = values_PN[first_Q] * (1 - share_Q) + nexts * share_Q
+    return between
+
+
+def _edges_hz(num_mel_bins: int, sample_rate_hz: int) -> NDArray[np.float64]:
+    """Where the filters begin and end; the middle of filter m is edge m + 1."""
+    highest = float(_hz_to_mel(np.array(sample_rate_hz / 2)))
+    return _mel_to_hz(np.linspace(0, highest, num_mel_bins + 2))
+
+
+def _hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's scale: linear to 1 kHz (15 mels), then 27 mels for a factor of 6.4."""
+    logarithmic = 15.0 + np.log(np.maximum(hz, 1000.0) / 1000.0) * 27.0 / math.log(6.4)
+    return np.where(hz < 1000.0, hz * 3.0 / 200.0, logarithmic)
 
 
 def _mel_to_hz(mels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -30,12 +30,24 @@ class StarterWorld(Frozen):
 
 
 class CatalogCorpora(Frozen):
-    """Use corpora that ``interloom ingest`` put into the catalog, by name."""
+    """Use corpora that ``interloom ingest`` put into the catalog, by name.
+
+    Attributes:
+        speech: Recordings.
+        text: Documents.
+        dialogues: None derives them from the documents.
+        heldout_speakers: Hold out all utterances of these, and no others, so that what is measured
+            is how unseen voices are understood. None given holds a share of all utterances out.
+        max_cloze: Tasks that are derived at most.
+        max_questions: Likewise.
+        max_dialogues: Likewise.
+    """
 
     kind: Literal["catalog"] = "catalog"
     speech: str
     text: str
     dialogues: str | None = None
+    heldout_speakers: tuple[str, ...] = ()
     max_cloze: PositiveInt = 500
     max_questions: PositiveInt = 500
     max_dialogues: PositiveInt = 2000
@@ -111,7 +123,8 @@ class TakeIn(Frozen):
             words, such as ``research``.
         speech: Limits of recordings.
         text: Limits of documents.
-        labelled_by: The recogniser that transcribes recordings without a transcript.
+        labelled_by: The recogniser that transcribes recordings without a transcript: ``moonshine``,
+            or the folder of a Whisper.
         blocked: What was taken down, as ``source:NAME``, ``speaker:ID`` or ``licence:SPDX``; such
             rows are refused.
     """
@@ -119,7 +132,7 @@ class TakeIn(Frozen):
     name: str
     licence: str = "LicenseRef-unknown"
     consent: Tag = UNRECORDED
-    labelled_by: Literal["moonshine"] | None = None
+    labelled_by: str | None = None
     speech: SpeechLimits = SpeechLimits()
     text: TextLimits = TextLimits()
     blocked: tuple[str, ...] = ()

@@ -154,6 +154,8 @@ class AugmentConfig(Frozen):
         background: Share of rows with steady noise, down to 25 dB under the loudest value.
         smoothed: Share of rows whose log-mel is smoothed as a regression decoder smooths it, so
             that decoded speech is read back as well as recorded speech.
+        sped: Share of passages that are played faster or slower, as a tape is.
+        speed: How much at most: 0.25 is 0.8 to 1.25 times as fast.
         spliced: Share of batches that are short passages spliced from runs of words of drawn
             utterances (where words' places are known), so that words are learnt, not sentences.
         spliced_first: So many batches are all spliced to begin with: short passages show soonest
@@ -171,10 +173,47 @@ class AugmentConfig(Frozen):
     colour: NonNegativeFloat = 0.05
     background: Annotated[float, Field(ge=0, le=1)] = 0.15
     smoothed: Annotated[float, Field(ge=0, le=1)] = 0.1
+    sped: Annotated[float, Field(ge=0, le=1)] = 0.0
+    speed: Annotated[float, Field(ge=0, le=1)] = 0.25
     spliced: Annotated[float, Field(ge=0, le=1)] = 0.5
     spliced_first: NonNegativeInt = 300
     spliced_frames: PositiveInt = 128
     spliced_words: PositiveInt = 3
+
+
+class Limit(Frozen):
+    """Where a share becomes a warning, and where the tokenizer is not published."""
+
+    warn: Annotated[float, Field(ge=0, le=1)]
+    fail: Annotated[float, Field(ge=0, le=1)]
+
+
+class HealthLimits(Frozen):
+    """What a trained codebook must be like, as shares of its size.
+
+    Attributes:
+        used: Least share of the codes that training speech uses.
+        perplexity: Least perplexity of their use.
+        dead: Highest share of codes that were not seen since the last restarts.
+    """
+
+    used: Limit = Limit(warn=0.5, fail=0.05)
+    perplexity: Limit = Limit(warn=0.2, fail=0.02)
+    dead: Limit = Limit(warn=0.3, fail=0.9)
+
+    @model_validator(mode="after")
+    def _warnings_come_first(self) -> Self:
+        for name, limit, is_ordered in (
+            ("used", self.used, self.used.fail <= self.used.warn),
+            ("perplexity", self.perplexity, self.perplexity.fail <= self.perplexity.warn),
+            ("dead", self.dead, self.dead.warn <= self.dead.fail),
+        ):
+            if not is_ordered:
+                raise ValueError(
+                    f"{name} must warn before it fails, got warn = {limit.warn:g} and "
+                    f"fail = {limit.fail:g}"
+                )
+        return self
 
 
 TokenizerRef = Annotated[str, StringConstraints(pattern=r"^tokenizer_model:[0-9a-f]{64}$")]
@@ -188,24 +227,32 @@ class TokenizerConfig(Frozen):
             ``interloom ingest tokenizer`` or a run gives it; None begins with random numbers.
         decoder_layers: Layers of the attention decoder that gives P1's ASR loss.
         ctc_weight: Weight of the CTC head's loss beside the decoder's.
+        ctc_rate: Of the CTC head: that of the codes, or that before the pool, 50 Hz, which has room
+            for all labels at 6.25 Hz and aligns words to 20 ms. At 12.5 Hz labels fit into codes,
+            and a small model learns to read sooner with a quarter of the places to choose from.
         aligned_weight: Weight of its cross-entropy code by code, for utterances whose words have
             known places. It spares the steps in which CTC searches for an alignment.
         reader: The head that reads codes back as text. CTC is the default: it costs one matrix
             product, it cannot loop or invent, and it also aligns.
         batch_frames: Mel frames of a batch, padding included.
+        pseudo_share: Share of batches that are of speech whose transcripts a recogniser wrote; None
+            takes all utterances alike. P1 has 0.75: supervised to pseudo-labelled as 1 to 3.
     """
 
     start_from: TokenizerRef | None = None
     encoder: EncoderConfig = EncoderConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
     augment: AugmentConfig = AugmentConfig()
+    health: HealthLimits = HealthLimits()
     decoder_layers: PositiveInt = 2
     ctc_weight: PositiveFloat = 1.0
+    ctc_rate: Literal["codes", "frames"] = "codes"
     aligned_weight: NonNegativeFloat = 1.0
     decoder_weight: PositiveFloat = 1.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     reader: Literal["ctc", "decoder"] = "ctc"
     batch_frames: PositiveInt = 3000
+    pseudo_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     training: TrainConfig = with_audio_decays(
         TrainConfig(
             num_steps=2000,
@@ -216,6 +263,16 @@ class TokenizerConfig(Frozen):
             log_every_steps=20,
         )
     )
+
+    @property
+    def ctc_kernel(self) -> int:
+        """Places of the CTC head for each code."""
+        return self.encoder.pool_kernel if self.ctc_rate == "frames" else 1
+
+    @property
+    def samples_per_place(self) -> int:
+        """Audio samples that a place of the CTC head stands for."""
+        return self.encoder.samples_per_token // self.ctc_kernel
 
 
 _SIZES: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
@@ -270,6 +327,7 @@ def p1_tokenizer(size: str, rate_hz: str) -> TokenizerConfig:
         ),
         quantizer=QuantizerConfig(codebook_size=codes, commitment=10.0, start_step=0),
         decoder_layers=layers,
+        ctc_rate="frames",
         dropout=0.0,
         training=with_audio_decays(
             TrainConfig(

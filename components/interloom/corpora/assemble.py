@@ -14,6 +14,7 @@ from interloom.corpora.tables import (
     CLOZE,
     DIALOGUES,
     DOCUMENTS,
+    LABELLED_UTTERANCES,
     QUESTIONS,
     UTTERANCES,
     Row,
@@ -120,9 +121,10 @@ def assemble_catalog(
     made = {
         "speech": write_speech(
             store,
-            splits.rows(read_table(store, speech, "utterances")),
+            splits.spoken(read_table(store, speech, "utterances"), source.heldout_speakers),
             licences=held[str(speech)],
             parents=(speech,),
+            labelled_by=store.manifest(speech).facts.get("labelled_by"),
         ),
         "text": _resplit(store, splits, text, "documents"),
     }
@@ -143,11 +145,14 @@ def write_speech(
     *,
     licences: Iterable[str] = (),
     parents: tuple[ArtifactRef, ...] = (),
+    labelled_by: str | None = None,
 ) -> ArtifactRef:
-    """A speech corpus of these utterances."""
+    """A speech corpus of these utterances, some labelled by a recogniser if one is named."""
+    schema = UTTERANCES if labelled_by is None else LABELLED_UTTERANCES
+    facts = {} if labelled_by is None else {"labelled_by": labelled_by}
     with store.draft(ArtifactKind.SPEECH_CORPUS) as draft:
-        write_table(draft, "utterances", UTTERANCES, rows, rows_per_shard=_UTTERANCES_PER_SHARD)
-        return draft.commit(parents=parents, licences=tuple(licences))
+        write_table(draft, "utterances", schema, rows, rows_per_shard=_UTTERANCES_PER_SHARD)
+        return draft.commit(parents=parents, licences=tuple(licences), facts=facts)
 
 
 def with_text_tokenizer(store: ArtifactStore, made: Made, config: IngestConfig) -> Made:

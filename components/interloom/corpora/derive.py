@@ -5,11 +5,12 @@ is the answer, for documents of at least two sentences whose second has at most 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from interloom.core.errors import DataError
 from interloom.corpora.permission import BlockList
 from interloom.corpora.tables import Row
 from interloom.corpora.world.draws import Draws, hashed_share
@@ -30,7 +31,32 @@ class Splits:
         """The rows with their split, a function of their id and the seed."""
         for row in self.blocked.keep(rows):
             is_heldout = hashed_share(row["id"], self.seed) < self.heldout_share
-            yield {**row, "split": "heldout" if is_heldout else "train"}
+            yield _placed(row, is_heldout=is_heldout)
+
+    def spoken(
+        self, rows: Iterable[Mapping[str, Any]], heldout_speakers: Collection[str]
+    ) -> Iterator[Row]:
+        """The utterances with their split: by who speaks, if some speakers are to be held out.
+
+        Raises:
+            DataError: One of them says nothing in the corpus.
+        """
+        if not heldout_speakers:
+            yield from self.rows(rows)
+            return
+        heard = set[str]()
+        for row in self.blocked.keep(rows):
+            heard.add(row["speaker"])
+            yield _placed(row, is_heldout=row["speaker"] in heldout_speakers)
+        if missing := sorted(set(heldout_speakers) - heard):
+            raise DataError(
+                f"ingest.source.heldout_speakers names {', '.join(missing)}, who say nothing in "
+                f"the corpus; its speakers are {', '.join(sorted(heard)[:20])}"
+            )
+
+
+def _placed(row: Mapping[str, Any], *, is_heldout: bool) -> Row:
+    return {**row, "split": "heldout" if is_heldout else "train"}
 
 
 def sentences(text: str) -> list[str]:

@@ -25,7 +25,7 @@ from interloom.corpora.intake import IngestOutcome, Intake, confined, take_in
 from interloom.corpora.lines import Placed, read_jsonl, read_tsv, text_field
 from interloom.corpora.ordered import in_order
 from interloom.corpora.recorded import Recorded, Unreadable
-from interloom.corpora.tables import UTTERANCES, Row, write_table
+from interloom.corpora.tables import LABELLED_UTTERANCES, UTTERANCES, Row, write_table
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
 from interloom.ports.transcriber import Transcriber
@@ -54,7 +54,7 @@ def ingest_speech(
         store: Keeps corpus and report.
         progress: Told the number of rows so far.
         transcriber: Writes down what is said in recordings without a transcript, which are refused
-            otherwise. The artifact's facts name it.
+            otherwise. The artifact's facts name it, and the rows that it labelled.
 
     Raises:
         MissingError: ``path`` does not exist.
@@ -69,7 +69,7 @@ def ingest_speech(
             write_table(
                 draft,
                 "utterances",
-                UTTERANCES,
+                UTTERANCES if transcriber is None else LABELLED_UTTERANCES,
                 _noting(rows, licences, consents),
                 rows_per_shard=_ROWS_PER_SHARD,
             )
@@ -131,6 +131,7 @@ def _judged(
         "licence": found.licence or options.licence,
         "consent": found.consent or options.consent,
         "facts": [],
+        "labelled_by": "" if found.text.strip() or transcriber is None else transcriber.name,
     }
 
 

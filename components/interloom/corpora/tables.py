@@ -33,6 +33,9 @@ UTTERANCES = pa.schema(
         ("facts", pa.list_(pa.string())),  # ids of the starter world's facts; else empty
     ]
 )
+LABELLED_UTTERANCES = UTTERANCES.append(  # of a corpus whose facts name its ``labelled_by``
+    pa.field("labelled_by", pa.string())  # the recogniser; empty where a person wrote the text
+)
 DOCUMENTS = pa.schema(
     [
         ("id", pa.string()),

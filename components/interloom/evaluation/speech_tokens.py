@@ -189,7 +189,7 @@ def _alignment(
                 num_accepted += 1
                 edges = aligned.span.start, aligned.span.stop
                 errors_ms += [
-                    abs(edge * tokenizer.samples_per_token - word[name]) / 16
+                    abs(edge - word[name]) / 16
                     for edge, name in zip(edges, ("start", "stop"), strict=True)
                 ]
     if not num_words:

@@ -11,7 +11,7 @@ class Transcriber(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one, with its version: it stands in the ``source`` of each row that it labelled."""
+        """Which one, with its version: the ``labelled_by`` of each row that it labelled."""
         ...
 
     def transcribe(self, samples_S: NDArray[np.float32]) -> str:

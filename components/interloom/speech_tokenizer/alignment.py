@@ -1,4 +1,6 @@
-"""Words to codes by CTC, with what speaks against it. Shapes: C codes, S samples, V text ids.
+"""Words to codes by CTC, with what speaks against it.
+
+Shapes: T places of the CTC head, C codes, S samples, V text ids.
 
 An aligner always answers: with the wrong transcript it stretches one word over a minute. So every
 word comes with the probability of its labels where they were found, and with a limit to how long
@@ -12,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from interloom.config.speech_tokenizer import SAMPLE_RATE_HZ
 from interloom.core.spans import Span
 from interloom.speech_tokenizer.reading import LogProbs, ctc_align
 
@@ -26,8 +29,8 @@ class AlignedWord:
 
     Attributes:
         word: As written.
-        span: Codes, in order and disjoint within an utterance.
-        confidence: Geometric mean of the probability of its labels in its codes.
+        span: Samples, in order and disjoint within an utterance.
+        confidence: Geometric mean of the probability of its labels at its places.
         refusal: Why the place cannot be right; empty if it can.
     """
 
@@ -42,14 +45,14 @@ class Heard:
     """What words are aligned to.
 
     Attributes:
-        log_probs_CV: Of labels and blank, code by code.
-        is_loud_C: Which codes are not silence; all where the sound is not known.
-        codes_per_s: Codes in a second.
+        log_probs_TV: Of labels and blank, place by place.
+        is_loud_T: Which places are not silence; all where the sound is not known.
+        samples_per_place: Samples of a place, at 16 kHz.
     """
 
-    log_probs_CV: LogProbs
-    is_loud_C: NDArray[np.bool_]
-    codes_per_s: float
+    log_probs_TV: LogProbs
+    is_loud_T: NDArray[np.bool_]
+    samples_per_place: int
 
 
 def align_words(
@@ -66,22 +69,23 @@ def align_words(
         blank: The id of the blank.
 
     Raises:
-        DataError: There are fewer codes than the labels need.
+        DataError: There are fewer places than the labels need.
     """
     flat = [label for one in labels for label in one]
-    places = ctc_align(heard.log_probs_CV, flat, blank=blank)
+    places = ctc_align(heard.log_probs_TV, flat, blank=blank)
     edges = np.cumsum([0, *(len(one) for one in labels)])
     spans = [Span(places[a].start, places[b - 1].stop) for a, b in pairwise(edges)]
-    nexts = [*(span.start for span in spans[1:]), len(heard.log_probs_CV)]
+    nexts = [*(span.start for span in spans[1:]), len(heard.log_probs_TV)]
     found = list[AlignedWord]()
     for index, (word, span) in enumerate(zip(words, spans, strict=True)):
         own = range(edges[index], edges[index + 1])
-        scores = [heard.log_probs_CV[_codes(places[at]), flat[at]] for at in own]
+        scores = [heard.log_probs_TV[_places(places[at]), flat[at]] for at in own]
         confidence = float(np.exp(np.concatenate(scores).mean()))
-        quiet = np.flatnonzero(~heard.is_loud_C[span.stop : nexts[index]])
+        quiet = np.flatnonzero(~heard.is_loud_T[span.stop : nexts[index]])
         stop = span.stop + int(quiet[0]) if quiet.size else nexts[index]
         full = Span(span.start, stop)
-        found.append(AlignedWord(word, full, confidence, _refusal(word, full, confidence, heard)))
+        refusal = _refusal(word, full, confidence, heard)
+        found.append(AlignedWord(word, _in_samples(full, heard), confidence, refusal))
     return found
 
 
@@ -95,18 +99,22 @@ def loud_codes(waveform_S: NDArray[np.float32], samples_per_code: int) -> NDArra
     return is_loud
 
 
-def _codes(span: Span) -> slice:
+def _places(span: Span) -> slice:
     return slice(span.start, span.stop)
+
+
+def _in_samples(span: Span, heard: Heard) -> Span:
+    return Span(span.start * heard.samples_per_place, span.stop * heard.samples_per_place)
 
 
 def _refusal(word: str, span: Span, confidence: float, heard: Heard) -> str:
     """Why a word cannot be where it was found; empty if it can."""
     longest_s = MAX_WORD_S + MAX_LETTER_S * len(word)
-    lasts_s = span.length / heard.codes_per_s
+    lasts_s = span.length * heard.samples_per_place / SAMPLE_RATE_HZ
     if confidence < MIN_CONFIDENCE:
         return f"confidence {confidence:.2f} is under {MIN_CONFIDENCE}"
     if lasts_s > longest_s:
         return f"it would last {lasts_s:.1f} s, and {len(word)} letters last {longest_s:.1f} s"
-    if not heard.is_loud_C[_codes(span)].any():
+    if not heard.is_loud_T[_places(span)].any():
         return "it would be said in silence"
     return ""

@@ -1,6 +1,6 @@
-"""Batches of utterances of like length; batch ``index`` is a pure function of the index.
+"""What is heard in a batch: utterances or spliced passages, changed, as arrays.
 
-Shapes: B rows, F mel frames, M bins, L labels.
+Shapes: B rows, F mel frames (100 Hz), T places of the CTC head, M bins, L labels.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from interloom.audio.mel import at_speed
 from interloom.config.speech_tokenizer import AugmentConfig
 from interloom.speech_tokenizer.features import Features, Passage
+from interloom.speech_tokenizer.sampling import Drawn, stream
 
 SILENT, UNKNOWN = -1, -100
 _DYNAMICS = 2.0  # from the loudest value of Whisper's log-mel to its floor
 _NEPERS = np.float32(4 * np.log(10))  # Whisper's log-mel to the logarithm of power
-_ROWS, _ORDER, _AUGMENT, _SPLICE = 1, 2, 3, 4  # what a random stream is for
+_AUGMENT, _SPLICE, _SPEED = 3, 4, 5  # what a random stream is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Batch:
     """Arrays of one micro-batch, padded with zeros.
 
     Attributes:
-        label_at_BC: The label that is said at the middle of each code, ``SILENT`` for none,
+        label_at_BT: The label that is said at the middle of each place, ``SILENT`` for none,
             ``UNKNOWN`` where the corpus does not say.
     """
 
@@ -31,55 +33,17 @@ class Batch:
     num_codes_B: NDArray[np.int64]
     labels_BL: NDArray[np.int64]
     num_labels_B: NDArray[np.int64]
-    label_at_BC: NDArray[np.int64]
+    label_at_BT: NDArray[np.int64]
 
 
-class BatchPlan:
-    """Which utterances stand in which batch of which epoch.
+def collate(passages: Sequence[Passage], *, frames_per_token: int, places: int = 1) -> Batch:
+    """The arrays of some passages, as long as the longest.
 
-    Utterances are sorted into buckets of equal padded length. Each epoch permutes the utterances of
-    each bucket and the order of the batches; the batches' sizes never change, so that every epoch
-    has as many.
+    Args:
+        passages: At least one.
+        frames_per_token: Mel frames of a code.
+        places: Of the CTC head, for each code.
     """
-
-    def __init__(
-        self, num_codes_N: NDArray[np.int64], *, bucket: int, max_codes: int, seed: int
-    ) -> None:
-        padded_N = -(-num_codes_N // bucket) * bucket
-        self._order_N = np.argsort(padded_N, kind="stable")
-        self._seed = seed
-        sorted_N = padded_N[self._order_N]
-        starts = [0]
-        for position, length in enumerate(sorted_N.tolist()):
-            if position > starts[-1] and (position + 1 - starts[-1]) * length > max_codes:
-                starts.append(position)
-        self._edges = [*starts, len(sorted_N)]
-        changes = np.flatnonzero(np.diff(sorted_N)) + 1
-        self._groups = [0, *changes.tolist(), len(sorted_N)]
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch."""
-        return len(self._edges) - 1
-
-    def rows(self, index: int) -> NDArray[np.int64]:
-        """The utterances of batch ``index``, counted over all epochs."""
-        epoch, position = divmod(index, self.num_batches)
-        batches = stream(self._seed, epoch, _ORDER).permutation(self.num_batches)
-        start, stop = self._edges[batches[position]], self._edges[batches[position] + 1]
-        return self._shuffled(epoch)[start:stop]
-
-    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
-        """All utterances, in order of bucket, each bucket permuted."""
-        rng = stream(self._seed, epoch, _ROWS)
-        order = self._order_N.copy()
-        for start, stop in zip(self._groups, self._groups[1:], strict=False):
-            rng.shuffle(order[start:stop])
-        return order
-
-
-def collate(passages: Sequence[Passage], *, frames_per_token: int) -> Batch:
-    """The arrays of some passages, as long as the longest."""
     codes = np.array([-(-len(one.mel_FM) // frames_per_token) for one in passages], np.int64)
     num_labels = np.array([len(one.labels_L) for one in passages], np.int64)
     shape = (len(passages), int(codes.max()) * frames_per_token, passages[0].mel_FM.shape[1])
@@ -90,37 +54,39 @@ def collate(passages: Sequence[Passage], *, frames_per_token: int) -> Batch:
         # The rest of the last code goes on as the passage ends.
         mel[row, len(passage.mel_FM) : codes[row] * frames_per_token] = passage.mel_FM[-1]
         labels[row, : num_labels[row]] = passage.labels_L
-    label_at = np.full((len(passages), int(codes.max())), UNKNOWN, np.int64)
+    label_at = np.full((len(passages), int(codes.max()) * places), UNKNOWN, np.int64)
     for row, passage in enumerate(passages):
-        label_at[row, : codes[row]] = _labels_at(passage, int(codes[row]), frames_per_token)
+        middle_T = (np.arange(int(codes[row]) * places) + 0.5) * (frames_per_token / places)
+        label_at[row, : len(middle_T)] = _labels_at(passage, middle_T)
     return Batch(mel, codes, labels, num_labels, label_at)
 
 
-def _labels_at(passage: Passage, num_codes: int, frames_per_token: int) -> NDArray[np.int64]:
-    """The label at the middle of each code."""
+def _labels_at(passage: Passage, middle_T: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The label at some places, counted in frames."""
     if len(passage.frames_L2) == 0 or passage.frames_L2.min() < 0:
-        return np.full(num_codes, UNKNOWN, np.int64)
-    middle_C = np.arange(num_codes) * frames_per_token + frames_per_token // 2
+        return np.full(len(middle_T), UNKNOWN, np.int64)
     # Labels are in order and disjoint.
-    index_C = np.searchsorted(passage.frames_L2[:, 0], middle_C, side="right") - 1
-    said_C = (index_C >= 0) & (middle_C < passage.frames_L2[index_C, 1])
-    return np.where(said_C, passage.labels_L[index_C], SILENT).astype(np.int64)
+    index_T = np.searchsorted(passage.frames_L2[:, 0], middle_T, side="right") - 1
+    said_T = (index_T >= 0) & (middle_T < passage.frames_L2[index_T, 1])
+    return np.where(said_T, passage.labels_L[index_T], SILENT).astype(np.int64)
 
 
-def splice(features: Features, frames: int, max_words: int, rng: np.random.Generator) -> Passage:
-    """Runs of words of drawn utterances, one after the other, as many as fit into ``frames``.
+def _splice(
+    features: Features, pool_P: NDArray[np.int64], config: AugmentConfig, rng: np.random.Generator
+) -> Passage:
+    """Runs of words of drawn utterances, one after the other, as many as fit.
 
     At least one run is taken, whole utterances where words have no place.
     """
     mel: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.int32]] = []
     places: list[NDArray[np.int32]] = []
-    free = frames
+    frames = free = config.spliced_frames
     while True:
-        row = int(rng.integers(len(features)))
+        row = int(pool_P[rng.integers(len(pool_P))])
         num_words = features.num_words(row)
         start = int(rng.integers(num_words))
-        stop = min(num_words, start + 1 + int(rng.integers(max_words)))
+        stop = min(num_words, start + 1 + int(rng.integers(config.spliced_words)))
         run = features.words(row, start, stop)
         if mel and len(run.mel_FM) > free:
             return Passage(np.concatenate(mel), np.concatenate(labels), np.concatenate(places))
@@ -131,18 +97,36 @@ def splice(features: Features, frames: int, max_words: int, rng: np.random.Gener
 
 
 def passages_of(
-    features: Features, rows: NDArray[np.int64], config: AugmentConfig, *, seed: int, index: int
+    features: Features, drawn: Drawn, config: AugmentConfig, *, seed: int, index: int
 ) -> list[Passage]:
-    """What batch ``index`` says: its utterances, or as much speech in short spliced passages."""
+    """What batch ``index`` says: its utterances, or as much speech in short spliced passages.
+
+    Some of them are played faster or slower, but none for longer than the position table reaches.
+    """
     rng = stream(seed, index, _SPLICE)
-    whole = [features.whole(int(row)) for row in rows]
-    if index >= config.spliced_first and rng.random() >= config.spliced:
-        return whole
-    total = len(whole) * max(len(one.mel_FM) for one in whole)
-    return [
-        splice(features, config.spliced_frames, config.spliced_words, rng)
-        for _ in range(max(1, total // config.spliced_frames))
-    ]
+    passages = [features.whole(int(row)) for row in drawn.rows]
+    if index < config.spliced_first or rng.random() < config.spliced:
+        total = len(passages) * max(len(one.mel_FM) for one in passages)
+        count = max(1, total // config.spliced_frames)
+        passages = [_splice(features, drawn.pool_P, config, rng) for _ in range(count)]
+    if not config.sped:
+        return passages
+    speeds = stream(seed, index, _SPEED)
+    return [_sped(one, config, features.max_frames, speeds) for one in passages]
+
+
+def _sped(
+    passage: Passage, config: AugmentConfig, max_frames: int, rng: np.random.Generator
+) -> Passage:
+    """A passage at a drawn speed, or as it is."""
+    is_sped, place = rng.random() < config.sped, rng.uniform(-1, 1)
+    speed = max((1 + config.speed) ** place, len(passage.mel_FM) / max_frames)
+    if not is_sped or len(passage.mel_FM) == 0:
+        return passage
+    mel = at_speed(passage.mel_FM.astype(np.float32), speed)
+    places = np.minimum(np.rint(passage.frames_L2 / speed), len(mel)).astype(np.int32)
+    places = np.where(passage.frames_L2 < 0, -1, places)
+    return Passage(mel.astype(np.float16), passage.labels_L, places)
 
 
 def augment(
@@ -202,8 +186,3 @@ def _smooth(mel_FM: NDArray[np.float32], *, time: bool) -> None:
     mel_FM[:, 1:-1] = (mel_FM[:, :-2] + 2 * mel_FM[:, 1:-1] + mel_FM[:, 2:]) / 4
     if time:
         mel_FM[1:-1] = (mel_FM[:-2] + 2 * mel_FM[1:-1] + mel_FM[2:]) / 4
-
-
-def stream(seed: int, index: int, purpose: int) -> np.random.Generator:
-    """The random numbers of one purpose at one index."""
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, purpose]))

@@ -236,7 +236,7 @@ def _token_row(
 def _aligned_words(
     row: Mapping[str, Any], codes: Codes, tokenizer: SpeechTokenizer, counts: _Counts
 ) -> list[dict[str, Any]]:
-    """The words of the row's text where they were found; none if it is not all plausible.
+    """The words of the row's text, in codes, where they were found; none if it is not plausible.
 
     Words that are not certain are left out, so that what is used can be relied on.
     """
@@ -245,14 +245,22 @@ def _aligned_words(
         return []
     try:
         found = tokenizer.align(codes, text, _heard(row))
-    except DataError:  # more words than codes
+    except DataError:  # more words than frames
         found = []
     accepted = [one for one in found if not one.refusal]
     if len(accepted) < max(1.0, _MIN_ALIGNED * len(text)):
         counts.not_aligned += 1
         return []
     counts.aligned += 1
-    return [{"word": one.word, "start": one.span.start, "stop": one.span.stop} for one in accepted]
+    return [_nearest_codes(one, tokenizer.samples_per_token) for one in accepted]
+
+
+def _nearest_codes(found: AlignedWord, samples_per_token: int) -> dict[str, Any]:
+    """A word with the nearest edges between codes, so that neighbours share one."""
+    half = samples_per_token // 2
+    start = min(found.span.start + half, found.span.stop - 1) // samples_per_token
+    stop = max(start + 1, (found.span.stop + half) // samples_per_token)
+    return {"word": found.word, "start": start, "stop": stop}
 
 
 def _words_in_codes(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interloom.audio.files import read_audio
+from interloom.audio.mel import Mel
 from interloom.config.speech_tokenizer import SAMPLES_PER_MEL_FRAME, EncoderConfig
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import DataError
@@ -27,6 +28,8 @@ from interloom.speech_tokenizer.pieces import num_tokens
 from interloom.text.bpe import TextTokenizer
 
 TABLE = "utterances"
+
+_LOUD = 0.75  # of Whisper's log-mel: 30 dB
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Features:
         mel_FM: All log-mels, one after the other; float16.
         first_frame_N: Where each begins; each is a whole number of codes long.
         num_codes_N: Codes of each.
+        is_pseudo_N: Whether a recogniser wrote the transcript.
         labels_L: All labels.
         frames_L2: Where each label is said, from its utterance's first frame; -1 where unknown.
         first_label_N: Where each one's begin; one more at the end.
@@ -57,17 +61,20 @@ class Features:
             words, its end; counted from its first frame.
         cut_label_C: How many of its labels stand before each cut.
         first_cut_N: Where each one's cuts begin; one more at the end.
+        max_frames: Mel frames that the position table reaches; none is longer.
     """
 
     mel_FM: NDArray[np.float16]
     first_frame_N: NDArray[np.int64]
     num_codes_N: NDArray[np.int64]
+    is_pseudo_N: NDArray[np.bool_]
     labels_L: NDArray[np.int32]
     frames_L2: NDArray[np.int32]
     first_label_N: NDArray[np.int64]
     cut_frame_C: NDArray[np.int64]
     cut_label_C: NDArray[np.int64]
     first_cut_N: NDArray[np.int64]
+    max_frames: int
 
     def __len__(self) -> int:
         return len(self.num_codes_N)
@@ -130,12 +137,14 @@ def read_features(
         np.memmap(data, np.float16, "r").reshape(-1, corpus.encoder.num_mel_bins),
         np.cumsum(frames) - frames,
         codes,
+        np.array(body["is_pseudo"], np.bool_),
         np.array(body["labels"], np.int32),
         np.array(body["frames"], np.int32).reshape(-1, 2),
         np.array(body["first_label"], np.int64),
         np.array(body["cut_frame"], np.int64),
         np.array(body["cut_label"], np.int64),
         np.array(body["first_cut"], np.int64),
+        corpus.encoder.max_tokens * _frames_per_token(corpus.encoder),
     )
 
 
@@ -144,7 +153,7 @@ def _compute(
 ) -> None:
     """Write the data, then the index; the index is there only when the data is whole."""
     table: dict[str, list[int]] = {"num_codes": [], "labels": [], "cut_frame": [], "cut_label": []}
-    table |= {"frames": [], "first_label": [0], "first_cut": [0]}
+    table |= {"frames": [], "first_label": [0], "first_cut": [0], "is_pseudo": []}
     partial = data.with_name(f".{data.name}.{uuid4().hex}")  # several ranks may compute at once
     with partial.open("wb") as file:
         for count, row in enumerate(_transcribed(corpus, store)):
@@ -155,7 +164,8 @@ def _compute(
             mel = mel_of(waveform, corpus.encoder, length)
             file.write(mel.astype(np.float16).tobytes())
             table["num_codes"].append(length)
-            _add_words(table, row, len(mel), corpus.text_tokenizer)
+            table["is_pseudo"].append(int(bool(row.get("labelled_by"))))
+            _add_words(table, row, mel, corpus.text_tokenizer)
             if count % 100 == 0:
                 progress.update(count, None, "log-mels")
     partial.replace(data)
@@ -164,14 +174,17 @@ def _compute(
 
 
 def _add_words(
-    table: dict[str, list[int]], row: Mapping[str, Any], frames: int, tokenizer: TextTokenizer
+    table: dict[str, list[int]], row: Mapping[str, Any], mel_FM: Mel, tokenizer: TextTokenizer
 ) -> None:
     """The labels of an utterance and where it may be cut."""
+    frames = len(mel_FM)
     written = row["text"].split()
     spans = [
         (word["start"] // SAMPLES_PER_MEL_FRAME, word["stop"] // SAMPLES_PER_MEL_FRAME)
         for word in row["words"] or ()
     ]
+    if len(written) == 1 and not spans:
+        spans = [_loud(mel_FM)]
     cuts = [0, *((stop + start) // 2 for (_, stop), (start, _) in pairwise(spans)), frames]
     if len(spans) != len(written) or cuts != sorted(cuts):
         written, spans, cuts = [" ".join(written)], [(-1, -1)], [0, frames]
@@ -186,6 +199,13 @@ def _add_words(
     table["first_cut"].append(len(table["cut_frame"]))
 
 
+def _loud(mel_FM: Mel) -> tuple[int, int]:
+    """From the first frame within 30 dB of the loudest to the last: where a single word is said."""
+    level_F = mel_FM.max(axis=1)
+    loud = np.flatnonzero(level_F >= level_F.max() - _LOUD)
+    return int(loud[0]), int(loud[-1]) + 1
+
+
 def labels_of(tokenizer: TextTokenizer, text: str) -> list[int]:
     """The labels of words as they stand within a text: each word with the space before it.
 
@@ -197,6 +217,8 @@ def labels_of(tokenizer: TextTokenizer, text: str) -> list[int]:
 def _transcribed(corpus: Corpus, store: ArtifactStore) -> Iterator[Mapping[str, Any]]:
     """The rows with a text."""
     columns = ["id", "text", "audio", "words"]
+    if "labelled_by" in store.manifest(corpus.speech).facts:
+        columns.append("labelled_by")
     for row in read_table(store, corpus.speech, TABLE, split=corpus.split, columns=columns):
         if row["text"]:
             yield row

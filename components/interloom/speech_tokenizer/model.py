@@ -1,11 +1,13 @@
-"""Encoder and reading heads in one module. Shapes: B rows, C codes, L labels, D width, V text ids.
+"""Encoder and reading heads in one module.
 
-Tensors are named ``model.encoder.*`` and ``model.decoder.*`` as in Whisper and in the released
-tokenizer, and ``ctc_head.*``.
+Shapes: B rows, C codes, T places of the CTC head, L labels, D width, V text ids. Tensors are named
+``model.encoder.*`` and ``model.decoder.*`` as in Whisper and in the released tokenizer, and
+``ctc_head.*``.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
@@ -23,8 +25,9 @@ class Losses:
 
     Attributes:
         decoder: Cross-entropy a label, the end included.
-        ctc: CTC loss a label.
-        aligned: Cross-entropy of the CTC head a code, where the corpus says what is said when.
+        ctc: CTC loss a label and place of a code: where a code has several, there are more blanks
+            to learn, which would drown the rest.
+        aligned: Cross-entropy of the CTC head a place, where the corpus says what is said when.
         commitment: Of the quantiser, before its weight.
         codes: Codes chosen, (N,).
         num_labels: Labels in the batch.
@@ -79,6 +82,34 @@ class _Whisper(nn.Module):
         self.decoder = TextDecoder(config, text_vocab_size)
 
 
+class CtcHead(nn.Module):
+    """Labels at one place a code, or at several: its state is spread over the frames it pools.
+
+    It begins with the same at each place of a code.
+    """
+
+    def __init__(self, width: int, kernel: int, num_labels: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.labels = nn.Linear(width, num_labels)
+        self.spread = nn.Identity() if kernel == 1 else _repeated(width, kernel)
+
+    def forward(self, states_BCD: Tensor) -> Tensor:
+        """Log-probabilities of labels and blank, (B, T, V + 1), in fp32."""
+        rows, _, width = states_BCD.shape
+        places_BTD = self.spread(states_BCD).reshape(rows, -1, width)
+        return F.log_softmax(self.labels(places_BTD).float(), dim=-1)
+
+
+def _repeated(width: int, kernel: int) -> nn.Linear:
+    """A projection that begins as so many copies."""
+    spread = nn.Linear(width, kernel * width)
+    with torch.no_grad():
+        spread.weight.copy_(torch.eye(width).repeat(kernel, 1))
+        spread.bias.zero_()
+    return spread
+
+
 class TokenizerModel(nn.Module):
     """What is trained: P1's tokenizer with its ASR decoder, and a CTC head."""
 
@@ -86,7 +117,7 @@ class TokenizerModel(nn.Module):
         super().__init__()
         self.blank = text_vocab_size
         self.model = _Whisper(config, text_vocab_size)
-        self.ctc_head = nn.Linear(config.encoder.d_model, text_vocab_size + 1)
+        self.ctc_head = CtcHead(config.encoder.d_model, config.ctc_kernel, text_vocab_size + 1)
 
     @property
     def encoder(self) -> Encoder:
@@ -104,17 +135,17 @@ class TokenizerModel(nn.Module):
         num_codes_B: Tensor,
         labels_BL: Tensor,
         num_labels_B: Tensor,
-        label_at_BC: Tensor,
+        label_at_BT: Tensor,
     ) -> Losses:
         """Losses of a batch, whose arrays ``batches.Batch`` describes."""
         encoded = self.encoder(mel_BFM, num_codes_B)
         states = encoded.states_BCD
         num_labels = num_labels_B.sum()
-        log_probs = self.ctc_log_probs(states)
+        log_probs = self.ctc_head(states)
         ctc = F.ctc_loss(
             log_probs.transpose(0, 1),
             labels_BL,
-            num_codes_B,
+            num_codes_B * self.ctc_head.kernel,
             num_labels_B,
             blank=self.blank,
             reduction="sum",
@@ -122,25 +153,21 @@ class TokenizerModel(nn.Module):
         )
         return Losses(
             decoder=self._decoder_loss(states, encoded.valid_BC, labels_BL, num_labels_B),
-            ctc=ctc / num_labels.clamp(min=1),
-            aligned=self._aligned_loss(log_probs, label_at_BC),
+            ctc=ctc / (num_labels.clamp(min=1) * self.ctc_head.kernel),
+            aligned=self._aligned_loss(log_probs, label_at_BT),
             commitment=encoded.commitment,
             codes=encoded.codes,
             num_labels=num_labels,
         )
 
-    def ctc_log_probs(self, states_BCD: Tensor) -> Tensor:
-        """Log-probabilities of labels and blank, (B, C, V + 1), in fp32."""
-        return F.log_softmax(self.ctc_head(states_BCD).float(), dim=-1)
-
-    def _aligned_loss(self, log_probs_BCV: Tensor, label_at_BC: Tensor) -> Tensor:
+    def _aligned_loss(self, log_probs_BTV: Tensor, label_at_BT: Tensor) -> Tensor:
         """Mean cross-entropy of the labels, and of the blank in silence; zero where none is known.
 
         It shows at once which sound is which label, which CTC has to find out.
         """
-        known = label_at_BC != UNKNOWN
-        targets = label_at_BC.masked_fill(label_at_BC == SILENT, self.blank)[known]
-        total = F.nll_loss(log_probs_BCV[known], targets, reduction="sum")
+        known = label_at_BT != UNKNOWN
+        targets = label_at_BT.masked_fill(label_at_BT == SILENT, self.blank)[known]
+        total = F.nll_loss(log_probs_BTV[known], targets, reduction="sum")
         return total / max(1, targets.numel())
 
     def _decoder_loss(

@@ -1,4 +1,7 @@
-"""Labels from the heads' outputs, and where they are. Shapes: C codes, V text ids, S states."""
+"""Labels from the heads' outputs, and where they are.
+
+Shapes: C codes, T places of the CTC head, V text ids, S states.
+"""
 
 from collections.abc import Sequence
 
@@ -14,9 +17,9 @@ from interloom.speech_tokenizer.model import MAX_LABELS, TokenizerModel
 LogProbs = NDArray[np.float32]
 
 
-def ctc_greedy(log_probs_CV: Tensor, *, blank: int) -> list[int]:
+def ctc_greedy(log_probs_TV: Tensor, *, blank: int) -> list[int]:
     """The best label of each position, repeats and blanks taken out."""
-    best = torch.unique_consecutive(log_probs_CV.argmax(-1))
+    best = torch.unique_consecutive(log_probs_TV.argmax(-1))
     return [label for label in best.tolist() if label != blank]
 
 
@@ -37,19 +40,19 @@ def decoder_greedy(model: TokenizerModel, states_CD: Tensor) -> list[int]:
     return ids[1:]
 
 
-def ctc_align(log_probs_CV: LogProbs, labels: Sequence[int], *, blank: int) -> list[Span]:
-    """The most likely run of codes of each label (Viterbi over CTC's states).
+def ctc_align(log_probs_TV: LogProbs, labels: Sequence[int], *, blank: int) -> list[Span]:
+    """The most likely run of places of each label (Viterbi over CTC's states).
 
     Args:
-        log_probs_CV: Of each code position.
+        log_probs_TV: Of each place.
         labels: At least one, none of them ``blank``.
         blank: The id of the blank.
 
     Returns:
-        One span of codes a label, in order and disjoint.
+        One span of places a label, in order and disjoint.
 
     Raises:
-        DataError: There are fewer codes than the labels need.
+        DataError: There are fewer places than the labels need.
     """
     states = np.full(2 * len(labels) + 1, blank)
     states[1::2] = labels
@@ -57,27 +60,27 @@ def ctc_align(log_probs_CV: LogProbs, labels: Sequence[int], *, blank: int) -> l
     may_skip = np.zeros(len(states), bool)
     may_skip[3::2] = states[3::2] != states[1:-2:2]
     num_needed = len(labels) + int((~may_skip[3::2]).sum())
-    if len(log_probs_CV) < num_needed:
+    if len(log_probs_TV) < num_needed:
         raise DataError(
-            f"{len(labels)} labels need at least {num_needed} codes, got {len(log_probs_CV)}; "
+            f"{len(labels)} labels need at least {num_needed} places, got {len(log_probs_TV)}; "
             "is it the right transcript?"
         )
-    steps = _best_steps(log_probs_CV[:, states].astype(np.float64), may_skip)
+    steps = _best_steps(log_probs_TV[:, states].astype(np.float64), may_skip)
     path = np.array(_trace(steps))
     firsts = [int(np.argmax(path == 2 * index + 1)) for index in range(len(labels))]
     counts = [int((path == 2 * index + 1).sum()) for index in range(len(labels))]
     return [Span(first, first + count) for first, count in zip(firsts, counts, strict=True)]
 
 
-def _best_steps(scores_CS: NDArray[np.float64], may_skip_S: NDArray[np.bool_]) -> list[list[int]]:
+def _best_steps(scores_TS: NDArray[np.float64], may_skip_S: NDArray[np.bool_]) -> list[list[int]]:
     """How far back the best predecessor of each state is, at each position but the first.
 
     The last row names the better of the two final states.
     """
-    best = np.full(scores_CS.shape[1], -np.inf)
-    best[:2] = scores_CS[0, :2]
+    best = np.full(scores_TS.shape[1], -np.inf)
+    best[:2] = scores_TS[0, :2]
     rows: list[list[int]] = []
-    for scores in scores_CS[1:]:
+    for scores in scores_TS[1:]:
         one = np.concatenate([[-np.inf], best[:-1]])
         two = np.where(may_skip_S, np.concatenate([[-np.inf, -np.inf], best[:-2]]), -np.inf)
         choices = np.stack([best, one, two])

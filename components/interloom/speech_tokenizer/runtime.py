@@ -152,7 +152,7 @@ class SpeechTokenizer:
     def align(
         self, codes: AnyCodes, words: Sequence[str], waveform: Waveform | None = None
     ) -> list[AlignedWord]:
-        """The most likely span of codes of each word, by CTC, and whether it can be right.
+        """The most likely span of samples of each word, by CTC, and whether it can be right.
 
         Args:
             codes: One utterance's.
@@ -160,14 +160,15 @@ class SpeechTokenizer:
             waveform: Its sound, which says where words end.
 
         Raises:
-            DataError: The words need more labels than there are codes.
+            DataError: The words need more labels than the CTC head has places.
         """
         if not words:
             return []
-        is_loud = np.ones(len(codes), np.bool_)
+        log_probs = self._log_probs(codes)
+        is_loud = np.ones(len(log_probs), np.bool_)
         if waveform is not None:
-            is_loud = loud_codes(waveform, self.samples_per_token)
-        heard = Heard(self._log_probs(codes), is_loud, float(self.clock.frame_rate_hz))
+            is_loud = loud_codes(waveform, self.samples_per_token).repeat(self.config.ctc_kernel)
+        heard = Heard(log_probs, is_loud, self.config.samples_per_place)
         labels = [labels_of(self.text_tokenizer, word) for word in words]
         return align_words(heard, words, labels, blank=self.model.blank)
 
@@ -190,7 +191,7 @@ class SpeechTokenizer:
     @property
     def _batch_tokens(self) -> int:
         """Tokens that are computed together. On a processor wide models gain nothing by it."""
-        is_gpu = self.model.ctc_head.weight.is_cuda
+        is_gpu = self.model.encoder.conv1.weight.is_cuda
         if is_gpu or self.config.encoder.d_model <= _NARROW:
             return _BATCH_TOKENS * (8 if is_gpu else 1)
         return 1
@@ -212,17 +213,18 @@ class SpeechTokenizer:
         for states in self._states(codes):
             match self.config.reader:
                 case "ctc":
-                    log_probs = self.model.ctc_log_probs(states)
-                    labels += ctc_greedy(log_probs, blank=self.model.blank)
+                    labels += ctc_greedy(
+                        self.model.ctc_head(states[None])[0], blank=self.model.blank
+                    )
                 case "decoder":
                     labels += decoder_greedy(self.model, states)
         return self.text_tokenizer.decode(labels).strip()
 
     def _log_probs(self, codes: AnyCodes) -> NDArray[np.float32]:
-        """The CTC head's log-probabilities, (C, V + 1)."""
+        """The CTC head's log-probabilities, (T, V + 1)."""
         with _one_thread_each() as workers:
             states = workers.submit(self._states, codes).result()
-        parts = [self.model.ctc_log_probs(part).numpy() for part in states]
+        parts = [self.model.ctc_head(part[None])[0].numpy() for part in states]
         return np.concatenate([np.zeros((0, self.model.blank + 1), np.float32), *parts])
 
     @torch.no_grad()

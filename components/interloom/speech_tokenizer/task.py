@@ -1,17 +1,22 @@
 """What the training loop trains: the tokenizer's losses on batch ``index``."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interloom.config.speech_tokenizer import SAMPLES_PER_MEL_FRAME, TokenizerConfig
-from interloom.speech_tokenizer.batches import Batch, BatchPlan, augment, collate, passages_of
+from interloom.speech_tokenizer.batches import Batch, augment, collate, passages_of
 from interloom.speech_tokenizer.encoder import valid_positions
-from interloom.speech_tokenizer.features import Features
+from interloom.speech_tokenizer.features import Features, Passage
 from interloom.speech_tokenizer.model import Losses, TokenizerModel
 from interloom.speech_tokenizer.quantizer import unseen_count
+from interloom.speech_tokenizer.sampling import SourcePlan
 from interloom.training.loop import Loss
+
+_COUNTED_BATCHES, _COUNTED_PER_CODE = 64, 20  # at least, to see which codes are in use
 
 
 class TokenizerTask:
@@ -25,8 +30,9 @@ class TokenizerTask:
         self._config = config
         self._seed = seed
         self._frames_per_token = config.encoder.samples_per_token // SAMPLES_PER_MEL_FRAME
-        self.plan = BatchPlan(
-            features.num_codes_N,
+        self.plan = SourcePlan(
+            features,
+            config.pseudo_share,
             bucket=config.encoder.bucket_tokens,
             max_codes=config.batch_frames // self._frames_per_token,
             seed=seed,
@@ -43,12 +49,12 @@ class TokenizerTask:
         self._start_codebook(index)
         passages = passages_of(
             self._features,
-            self.plan.rows(index),
+            self.plan.batch(index),
             self._config.augment,
             seed=self._seed,
             index=index,
         )
-        batch = collate(passages, frames_per_token=self._frames_per_token)
+        batch = self._collated(passages)
         augment(
             batch,
             self._config.augment,
@@ -67,23 +73,34 @@ class TokenizerTask:
         return Loss(value, self._sums(losses))
 
     @torch.no_grad()
-    def code_counts(self, max_batches: int) -> NDArray[np.int64]:
-        """How often each code is chosen in the first batches, as they were recorded; (K,)."""
+    def code_counts(self) -> NDArray[np.int64]:
+        """How often each code is chosen in the first batches, as they were recorded; (K,).
+
+        Enough of them that a code which is not chosen is not just rare, where there are enough.
+        """
         codebook = self._model.encoder.codebook
         counts = np.zeros(len(codebook.weight), np.int64)
-        for index in range(min(max_batches, self.plan.num_batches)):
+        for index in range(self.plan.num_batches):
+            if index >= _COUNTED_BATCHES and counts.sum() >= _COUNTED_PER_CODE * len(counts):
+                break
             codes = codebook.nearest(self._vectors(self._batch(index)))
             counts += np.bincount(codes.cpu().numpy(), minlength=len(counts))
         return counts
 
     def _batch(self, index: int) -> Batch:
         """The utterances of batch ``index`` as they were recorded."""
-        passages = [self._features.whole(int(row)) for row in self.plan.rows(index)]
-        return collate(passages, frames_per_token=self._frames_per_token)
+        rows = self.plan.batch(index).rows
+        return self._collated([self._features.whole(int(row)) for row in rows])
+
+    def _collated(self, passages: Sequence[Passage]) -> Batch:
+        """Some passages as arrays."""
+        return collate(
+            passages, frames_per_token=self._frames_per_token, places=self._config.ctc_kernel
+        )
 
     @property
     def _device(self) -> torch.device:
-        return self._model.ctc_head.weight.device
+        return next(self._model.parameters()).device
 
     def _start_codebook(self, index: int) -> None:
         """K-means over the vectors of the coming batches, once, at the configured step.
@@ -147,5 +164,5 @@ def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
         torch.from_numpy(batch.num_codes_B).to(device),
         torch.from_numpy(batch.labels_BL).to(device),
         torch.from_numpy(batch.num_labels_B).to(device),
-        torch.from_numpy(batch.label_at_BC).to(device),
+        torch.from_numpy(batch.label_at_BT).to(device),
     )

@@ -8,19 +8,19 @@ from interloom.config.speech_tokenizer import TokenizerConfig
 from interloom.core.artifacts import ArtifactRef, parse_ref
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
+from interloom.ports.gate import CheckResult
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
 from interloom.speech_tokenizer.artifact import ModelFiles, load_model, save_model
 from interloom.speech_tokenizer.features import Corpus, read_features
+from interloom.speech_tokenizer.health import health_of, judged
 from interloom.speech_tokenizer.model import TokenizerModel
 from interloom.speech_tokenizer.runtime import SpeechTokenizer
-from interloom.speech_tokenizer.scoring import codebook_metrics, held_out_metrics
+from interloom.speech_tokenizer.scoring import held_out_metrics
 from interloom.speech_tokenizer.task import TokenizerTask
 from interloom.speech_tokenizer.weights import load_whisper
 from interloom.text.bpe import load_text_tokenizer
 from interloom.training.loop import train
-
-_COUNTED_BATCHES = 64  # of training speech, to see which codes are in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,11 @@ class TokenizerInputs:
 
 @dataclass(frozen=True, slots=True)
 class TrainedTokenizer:
-    """The stored tokenizer and what was measured."""
+    """The stored tokenizer, what was measured, and the verdicts on its codebook."""
 
     ref: ArtifactRef
     metrics: tuple[Metric, ...]
+    checks: tuple[CheckResult, ...]
 
 
 def train_and_save(
@@ -66,11 +67,11 @@ def train_and_save(
     trained = train(task, config.training, engine=engine, work=work, seed=seed)
     model.load_state_dict(trained.weights)
     model.requires_grad_(requires_grad=False).eval()
-    counts = task.code_counts(_COUNTED_BATCHES)
+    health = health_of(model.encoder.codebook, task.code_counts())
     tokenizer = SpeechTokenizer(config, text_tokenizer, model)
     metrics = (
         *held_out_metrics(tokenizer, inputs.speech, store=store, progress=work.progress),
-        *codebook_metrics(counts, prefix="tokenizer"),
+        *health.metrics(),
     )
     files = ModelFiles(
         config=config,
@@ -80,4 +81,5 @@ def train_and_save(
         text_tokenizer=inputs.text_tokenizer,
         seed=seed,
     )
-    return TrainedTokenizer(save_model(files, metrics, store=store), (*metrics, *trained.curves))
+    ref = save_model(files, metrics, store=store)
+    return TrainedTokenizer(ref, (*metrics, *trained.curves), tuple(judged(health, config.health)))

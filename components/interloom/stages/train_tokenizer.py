@@ -23,6 +23,8 @@ class TrainTokenizerRequest(StageRequest):
 class TrainTokenizerResult(StageResult):
     """The tokenizer; metrics ``tokenizer/wer``, ``tokenizer/codes_used``, ``tokenizer/perplexity``.
 
+    The checks hold its codebook to the limits of ``config.health``.
+
     Attributes:
         tokenizer: Encoder, codebook and reading heads.
     """
@@ -52,4 +54,6 @@ def train_tokenizer(
         engine=engine,
         seed=request.seed,
     )
-    return TrainTokenizerResult(tokenizer=trained.ref, metrics=trained.metrics)
+    return TrainTokenizerResult(
+        tokenizer=trained.ref, metrics=trained.metrics, checks=trained.checks
+    )

@@ -5,12 +5,11 @@ import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interloom.core.artifacts import UNRECORDED
-from interloom.core.errors import ConfigError
 from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
@@ -51,23 +50,27 @@ def speech(
     ] = UNRECORDED,
     asr: Annotated[
         str | None,
-        typer.Option("--asr", metavar="moonshine", help="Transcribe what has no transcript."),
+        typer.Option(
+            "--asr",
+            metavar="moonshine|FOLDER",
+            help="Transcribe what has no transcript: Moonshine, or a folder with a Whisper.",
+        ),
     ] = None,
 ) -> None:
-    """Take in recordings with transcripts, or transcribe them (English: --asr moonshine)."""
+    """Take in recordings with transcripts, or transcribe them (--asr).
+
+    How often training draws transcribed ones is the recipe's tokenizer.pseudo_share.
+    """
     from interloom.bootstrap import open_transcriber
     from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_speech import ingest_speech
 
-    if asr not in {None, "moonshine"}:
-        raise ConfigError(f"--asr: the recogniser there is is 'moonshine', got {asr!r}")
-    kind: Literal["moonshine"] | None = None if asr is None else "moonshine"
-    ingest = partial(ingest_speech, transcriber=open_transcriber(kind))
+    ingest = partial(ingest_speech, transcriber=open_transcriber(asr))
     _take_in(
         "speech",
         ingest,
         path,
-        TakeIn(name=name, licence=licence, consent=consent, labelled_by=kind),
+        TakeIn(name=name, licence=licence, consent=consent, labelled_by=asr),
     )
 
 

@@ -86,9 +86,12 @@ def sweep(
         folder = services.settings.home / "sweeps" / name.replace("/", "-").removesuffix(".toml")
         results = run_sweep(services, chosen, SweepOptions(folder, only, jobs), screen.say)
     names = shown_names(results, show or chosen.numbers)
-    _show_arms(results, names)
-    plot = save_comparison(results, names, folder)
-    screen.out().print(f"plot: {plot}", markup=False, soft_wrap=True)
+    columns = shown_names(results, chosen.columns) if chosen.columns else ()
+    _show_arms(results, (*names, *columns))
+    plot = save_comparison(results, names, columns, folder)
+    screen.out().print(
+        f"plot: {plot}, table: {plot.with_name('table.md')}", markup=False, soft_wrap=True
+    )
     failed = [result for result in results if result.error is not None]
     if failed:
         raise DataError(

@@ -2,8 +2,9 @@
 
 import tomllib
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from interloom.config.base import Frozen
 from interloom.config.overrides import nearest
@@ -20,12 +21,24 @@ class Sweep(Frozen):
         description: What is compared, and why.
         arms: For each run the values that it changes, ``key=value`` as ``--set`` takes them.
         numbers: What the table and the plot show: names of results, or what they begin with.
+        columns: Results that the table alone shows, beside those.
+        labels: What the arms are called, in their order; none names them by what they change.
+        only: The stage at which each arm stops; it may be one that runs only when asked for.
     """
 
     recipe: str
     description: str = ""
     arms: tuple[tuple[str, ...], ...] = Field(min_length=1)
     numbers: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    only: str | None = None
+
+    @model_validator(mode="after")
+    def _every_arm_has_its_label(self) -> Self:
+        if self.labels and len(self.labels) != len(self.arms):
+            raise ValueError(f"{len(self.arms)} arms need as many labels, got {len(self.labels)}")
+        return self
 
 
 def sweep_names() -> tuple[str, ...]:
