@@ -29,7 +29,7 @@ def card(catalog: Catalog, artifact: ArtifactRef, *, currency: str) -> str:
         _sources(catalog, held),
         _mixture(catalog, held),
         _making(catalog, held, currency),
-        _results(catalog.metrics(held.subject.run.run_id)),
+        _results(catalog.results(held.subject.run.run_id)),
         _checks(catalog, held),
         _use(held),
     ]
@@ -125,18 +125,17 @@ def _making(catalog: Catalog, held: ArtifactLineage, currency: str) -> Iterator[
     )
 
 
-def _results(metrics: Sequence[Metric]) -> Iterator[str]:
-    finals = [metric for metric in metrics if metric.step is None]
-    if not finals:
+def _results(results: Sequence[Metric]) -> Iterator[str]:
+    if not results:
         return
     yield "## Results"
     yield ""
     yield "| result | value |"
     yield "| --- | --- |"
-    for metric in finals[:_MOST_RESULTS]:
+    for metric in results[:_MOST_RESULTS]:
         yield f"| {metric.name} | {metric.value:.4g} |"
-    if len(finals) > _MOST_RESULTS:
-        yield f"| and {len(finals) - _MOST_RESULTS} more | |"
+    if len(results) > _MOST_RESULTS:
+        yield f"| and {len(results) - _MOST_RESULTS} more | |"
 
 
 def _checks(catalog: Catalog, held: ArtifactLineage) -> Iterator[str]:

@@ -100,8 +100,7 @@ def summarise(catalog: Catalog, run: RunRecord) -> RunSummary:
             continue
         hit = catalog.find(stage.stage_key or "")
         outputs |= hit.outputs if hit else {}
-        metrics = catalog.metrics(stage.run_id)
-        values = {metric.name: metric.value for metric in metrics if metric.step is None}
+        values = {metric.name: metric.value for metric in catalog.results(stage.run_id)}
         numbers[stage.job] = fold_intervals(values)
     return RunSummary(run, stages, outputs, numbers)
 

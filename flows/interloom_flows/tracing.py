@@ -240,7 +240,7 @@ def _trainings(
         )
         outputs = [edge.artifact for edge in catalog.edges([run_id]) if edge.is_output]
         points = [point for ref in outputs for point in catalog.checkpoints(ref)]
-        results = [(m.name, m.value) for m in catalog.metrics(run_id) if m.step is None]
+        results = [(m.name, m.value) for m in catalog.results(run_id)]
         own = tuple(point for point in points if point.run_id == run_id)
         yield ReadAt(run, steps, own, tuple(results))
 

@@ -183,6 +183,7 @@ def test_a_hit_is_a_run_with_the_metrics_of_the_original(catalog: SqlCatalog) ->
     record = catalog.run(again)
     assert (record.is_cache_hit, record.state) == (True, RunState.COMPLETE)
     assert [metric.value for metric in catalog.metrics(again)] == [2.5, 1.5, 0.1]
+    assert catalog.results(again) == catalog.results(hit.run_id) == [Metric("wer", 0.1)]
     assert len(catalog.edges([again])) == 2
     assert catalog.dataset("other/mix.rows").ref == manifest_of("rows").ref
     assert catalog.consumers(corpus.ref) == [hit.run_id, again]

@@ -52,6 +52,7 @@ QUERIES: dict[str, Callable[[SqlCatalog], object]] = {
     "aliases": lambda catalog: catalog.aliases("tiny/mix.rows"),
     "names": lambda catalog: catalog.names([REF]),
     "metrics": lambda catalog: catalog.metrics(RUN),
+    "results": lambda catalog: catalog.results(RUN),
     "checks": lambda catalog: catalog.checks(REF),
     "run_checks": lambda catalog: catalog.run_checks(RUN),
     "mixture": lambda catalog: catalog.mixture(RUN),

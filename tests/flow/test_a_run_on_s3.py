@@ -1,12 +1,18 @@
-"""A whole recipe whose artifacts are in S3: executed, reused, pulled by the real DVC, no secret."""
+"""A whole recipe whose artifacts are in S3, its catalog in SQLite or in PostgreSQL.
+
+Executed, reused, made again and compared, pulled by the real DVC; no secret anywhere.
+"""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from interloom.adapters.sql_catalog import migrate
+from interloom.testing.postgres_server import postgres_server
 from interloom.testing.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, s3_server
 
 pytestmark = pytest.mark.nightly
@@ -14,11 +20,23 @@ pytestmark = pytest.mark.nightly
 INTERLOOM = [sys.executable, "-c", "from interloom_flows.cli import main; main()"]
 
 
-def run(home: Path, server: S3Server, *command: str) -> str:
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[Mapping[str, str]]:
+    """What names the catalog."""
+    if request.param == "sqlite":
+        yield {}
+        return
+    with postgres_server() as server:
+        migrate(server.url)
+        yield {"INTERLOOM_DATABASE_URL": server.url}
+
+
+def run(home: Path, server: S3Server, database: Mapping[str, str], *command: str) -> str:
     done = subprocess.run(
         command,
         cwd=home,
         env=os.environ
+        | database
         | {
             "INTERLOOM_HOME": str(home),
             "INTERLOOM_STORE_ROOT": f"s3://{BUCKET}/team/one",
@@ -38,19 +56,28 @@ def run(home: Path, server: S3Server, *command: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_smoke_runs_on_s3_is_reused_and_pulled_by_dvc(tmp_path: Path) -> None:
+def test_smoke_runs_on_s3_is_reused_verified_and_pulled_by_dvc(
+    database: Mapping[str, str], tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     with s3_server(tmp_path / "weed") as server:
-        said = [run(home, server, *INTERLOOM, "run", "smoke")]
-        again = run(home, server, *INTERLOOM, "run", "smoke")
-        assert again.count(": reused") == 11
-        assert "artifacts are whole" in run(home, server, *INTERLOOM, "data", "verify")
+
+        def interloom(*arguments: str) -> str:
+            return run(home, server, database, *INTERLOOM, *arguments)
+
+        recipe = ("run", "smoke", "--set", "pretrain.train.gradient_accumulation=2")
+        said = [interloom(*recipe)]
+        assert interloom(*recipe).count(": reused") == 11
+        assert "artifacts are whole" in interloom("data", "verify")
+        assert "identical: " in interloom("verify", "smoke/pretrain.model")
+        on_two = interloom("verify", "smoke/pretrain.model", "--ranks", "2")
+        assert "within tolerance: world size 1 -> 2; " in on_two
 
         corpus = "smoke/ingest.text"
         clone = str(tmp_path / "clone")
-        said.append(run(home, server, *INTERLOOM, "data", "export", corpus, "--to", clone))
-        run(Path(clone), server, str(Path(sys.executable).with_name("dvc")), "pull")
+        said.append(interloom("data", "export", corpus, "--to", clone))
+        run(Path(clone), server, {}, str(Path(sys.executable).with_name("dvc")), "pull")
 
         pulled = sorted(path for path in Path(clone).rglob("*.parquet"))
         kept = {
@@ -62,3 +89,4 @@ def test_smoke_runs_on_s3_is_reused_and_pulled_by_dvc(tmp_path: Path) -> None:
     said += [path.read_bytes().decode(errors="replace") for path in files]
     assert not [text for text in said if SECRET_KEY in text]
     assert not (home / "store").exists()
+    assert (home / "catalog.sqlite").exists() == (not database)

@@ -195,9 +195,7 @@ def _largest_difference(
     contract: StageContract, again: _Second, result: StageResult
 ) -> tuple[str, float]:
     """The result metric that is furthest from what it was, and by what part of its size."""
-    before = _results(
-        {m.name: m.value for m in contract.catalog.metrics(again.record.run_id) if m.step is None}
-    )
+    before = _results({m.name: m.value for m in contract.catalog.results(again.record.run_id)})
     after = _results({m.name: m.value for m in result.metrics if m.step is None})
     apart = {
         name: abs(after.get(name, math.inf) - value) / max(abs(value), 1e-9)

@@ -21,11 +21,14 @@ class Lineage(Room):
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         """A stage run's metrics, or those of the run that it reused."""
-        wanted = (
-            select(t.metric)
-            .where(t.metric.c.run_id == _origin(run_id))
-            .order_by(t.metric.c.position)
-        )
+        return self._metrics(t.metric.c.run_id == _origin(run_id))
+
+    def results(self, run_id: str) -> Sequence[Metric]:
+        """Those without a step, by an index of their own."""
+        return self._metrics(t.metric.c.run_id == _origin(run_id), t.metric.c.step.is_(None))
+
+    def _metrics(self, *conditions: sa.ColumnElement[bool]) -> Sequence[Metric]:
+        wanted = select(t.metric).where(*conditions).order_by(t.metric.c.position)
         with self._database.transaction(writes=False) as connection:
             return [
                 Metric(

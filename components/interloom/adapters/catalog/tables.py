@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISIONS = ("0001", "0002", "0003")  # as in migrations/versions
+REVISIONS = ("0001", "0002", "0003", "0004")  # as in migrations/versions
 HEAD = REVISIONS[-1]
 
 metadata = MetaData(
@@ -179,6 +179,14 @@ metric = Table(
     Column("name", String(128), nullable=False, index=True),
     Column("step", Integer),
     Column("value", Float),  # null stands for a value that is not finite
+)
+_is_result = metric.c.step.is_(None)
+Index(
+    "ix_metric_results",
+    metric.c.run_id,
+    metric.c.position,
+    sqlite_where=_is_result,
+    postgresql_where=_is_result,
 )
 
 check_result = Table(

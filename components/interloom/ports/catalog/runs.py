@@ -174,6 +174,10 @@ class Runs(Protocol):
         """A stage run's metrics; for a run that reused a result, those of the original."""
         ...
 
+    def results(self, run_id: str) -> Sequence[Metric]:
+        """Those of the metrics that are no points of a curve: quick, however long it trained."""
+        ...
+
     def run_checks(self, run_id: str) -> Sequence[CheckResult]:
         """The verdicts of a run, published or not."""
         ...
