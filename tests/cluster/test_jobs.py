@@ -1,5 +1,6 @@
 """Stages as plain Jobs of a real cluster: run, explained, re-attached, cancelled, killed."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from interloom.adapters.cluster.api import JOBS, PODS
 from interloom.adapters.cluster.launcher import ClusterLauncher
 from interloom.adapters.cluster.opening import open_cluster_launcher
 from interloom.core.errors import ConfigError, DataError, InterloomError, TransientError
-from interloom.ports.launcher import StageJob
+from interloom.ports.launcher import JobReport, StageJob
 from interloom.ports.progress import NoProgress
 from interloom.testing.local_cluster import HOST, Site, kubectl
 from interloom.testing.probe import PROGRAM, ProbeRequest, ProbeResult
@@ -359,6 +360,46 @@ def test_a_killed_rank_takes_the_others_along_and_all_start_again(
     assert any(note.startswith("starts again: ") for note in notes)
     attempts = {one["metadata"]["labels"]["interloom.dev/attempt"] for one in jobs_of(site, stage)}
     assert attempts == {"2"}
+
+
+def sharded(site: Site, **request: Any) -> StageJob:
+    return dataclasses.replace(job(site, num_shards=12, **request), can_be_parted=True)
+
+
+def shards(stage: StageJob) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (stage.folder / "shards").glob("*")}
+
+
+def test_shards_are_made_side_by_side_and_a_killed_data_pod_makes_its_own_again(
+    site: Site,
+) -> None:
+    stage, told, results = sharded(site, step_s=0.5), Told(), list[JobReport]()
+    started = launcher(site, fan_out={"probe": {"parts": 4, "at_once": 2}})
+    thread = in_background(lambda: results.append(started.run(stage, progress=told)))
+    wait_for(lambda: shards(stage))
+    running = [one for one in pods_of(site, stage) if one["status"]["phase"] == "Running"]
+    name = running[0]["metadata"]["name"]
+    kubectl("delete", "pod", name, "-n", site.namespace, "--grace-period=0", "--force")
+    thread.join(240)
+
+    assert results, told.notes
+    labels = [one["metadata"]["labels"] for one in jobs_of(site, stage)]
+    parts = {one.get("interloom.dev/part", "") for one in labels}
+    assert parts == {"", "0-of-4", "1-of-4", "2-of-4", "3-of-4"}
+    made = shards(stage)
+    assert made == {f"{at:05d}": f"part {at % 4}-of-4" for at in range(12)}
+    assert not [one for one in pods_of(site, stage) if one["status"]["phase"] == "Running"]
+
+
+def test_a_part_that_its_stage_refuses_fails_the_stage_and_leaves_no_job(site: Site) -> None:
+    stage = sharded(site, ending="data", step_s=0.1)
+
+    with pytest.raises(DataError, match="the probe refuses its data"):
+        launcher(site, fan_out={"probe": {"parts": 3, "at_once": 2}}).run(
+            stage, progress=NoProgress()
+        )
+
+    wait_for(lambda: not jobs_of(site, stage))
 
 
 def api_server() -> psutil.Process:

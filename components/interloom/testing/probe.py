@@ -11,7 +11,7 @@ from interloom.core.errors import ConfigError, DataError, MissingError, Transien
 from interloom.ports.catalog import Metric
 from interloom.ports.gate import CheckResult
 from interloom.ports.store import ArtifactStore
-from interloom.ports.workspace import Workspace
+from interloom.ports.workspace import Part, Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 REGISTRY = {"probe": "interloom.testing.probe"}
@@ -37,6 +37,7 @@ class ProbeRequest(StageRequest):
     source: ArtifactRef | None = None
     num_steps: int = 1
     step_s: float = 0.0
+    num_shards: int = 0
     ending: Ending = "well"
     version: Literal[1] = 1
 
@@ -56,6 +57,7 @@ def probe(request: ProbeRequest, *, store: ArtifactStore, work: Workspace) -> Pr
         with kept.open("a") as file:
             file.write(".")
         work.progress.update(step + 1, request.num_steps, f"step {step + 1}")
+    _write_shards(request, work, Part(0, 1), by="the stage")
     _end(request.ending)
     with store.draft(ArtifactKind.TEXT_CORPUS) as draft:
         with draft.shard("text/train-00000.txt") as shard:
@@ -68,6 +70,30 @@ def probe(request: ProbeRequest, *, store: ArtifactStore, work: Workspace) -> Pr
     return ProbeResult(
         corpus=corpus, metrics=(Metric("length", len(request.text)),), checks=(held,)
     )
+
+
+def make_shards(
+    request: ProbeRequest,
+    *,
+    store: ArtifactStore,  # noqa: ARG001 - as other stages take it
+    work: Workspace,
+    part: Part,
+) -> None:
+    """Write some of the shards, a step for each, then end as asked."""
+    _write_shards(request, work, part, by=f"part {part}")
+    _end(request.ending)
+
+
+def _write_shards(request: ProbeRequest, work: Workspace, part: Part, *, by: str) -> None:
+    """Write the shards of a part that are not there yet."""
+    folder = work.folder / "shards"
+    folder.mkdir(exist_ok=True)
+    for shard in filter(part.takes, range(request.num_shards)):
+        path = folder / f"{shard:05d}"
+        if not path.is_file():
+            time.sleep(request.step_s)
+            path.write_text(by)
+            work.progress.update(shard, request.num_shards, f"shard {shard}")
 
 
 def _end(ending: Ending) -> None:
