@@ -403,6 +403,38 @@ def test_every_stage_goes_into_an_image_that_has_what_it_needs() -> None:
             assert "gate" not in definition.ports or "quality" in extras[name].split(","), stage
 
 
+# Each was seen in what its exporter tells, or is in the exporter's own list of stable metrics.
+METRICS = {
+    "SeaweedFS_master_pick_for_write_error",
+    "SeaweedFS_s3_request_total",
+    "kube_deployment_status_replicas_available",
+    "kube_job_status_failed",
+    "kube_pod_container_status_terminated_reason",
+    "kube_pod_status_unschedulable",
+    "kube_statefulset_status_replicas_ready",
+    "kubelet_volume_stats_available_bytes",
+    "kubelet_volume_stats_capacity_bytes",
+    "kueue_pending_workloads",
+    "up",
+}
+
+
+def test_every_alert_is_explained_and_asks_for_metrics_that_exist(infra: Path) -> None:
+    operations = (ROOT / "docs/operations.md").read_text()
+    (rules,) = [
+        one for one in rendered(infra / "overlays/gpu-cluster") if one["kind"] == "PrometheusRule"
+    ]
+
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    asked = {name for rule in alerts for name in re.findall(r"(\w+)\{", rule["expr"])}
+
+    assert asked == METRICS
+    assert len({rule["alert"] for rule in alerts}) == len(alerts)
+    for rule in alerts:
+        assert f"| `{rule['alert']}` |" in operations
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+
+
 def test_a_second_call_keeps_the_secrets(infra: Path) -> None:
     before = {path.name: path.read_bytes() for path in (infra / "secrets").iterdir()}
 
