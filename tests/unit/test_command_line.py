@@ -70,6 +70,7 @@ def command(
         (["ingest", "text", "nowhere", "--name", "a b"], 64, "a name is up to 128 letters"),
         (["ingest", "text", "nowhere", "--name", "../up"], 64, "a name is up to 128 letters"),
         (["ingest", "text", "nowhere", "--name", "n" * 300], 64, "... of 300 characters"),
+        (["ingest", "speech", ".", "--name", "n", "--consent", ""], 64, "--consent: String should"),
     ],
 )
 def test_a_mistake_is_one_line_with_an_exit_code(

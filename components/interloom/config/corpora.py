@@ -130,7 +130,7 @@ class TakeIn(Frozen):
     """
 
     name: str
-    licence: str = "LicenseRef-unknown"
+    licence: Tag = "LicenseRef-unknown"
     consent: Tag = UNRECORDED
     labelled_by: str | None = None
     speech: SpeechLimits = SpeechLimits()

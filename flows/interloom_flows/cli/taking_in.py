@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interloom.core.artifacts import UNRECORDED
+from interloom.core.errors import ConfigError
 from interloom_flows.cli import screen
 from interloom_flows.cli.services import opened
 
@@ -62,7 +63,6 @@ def speech(
     How often training draws transcribed ones is the recipe's tokenizer.pseudo_share.
     """
     from interloom.bootstrap import open_transcriber
-    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_speech import ingest_speech
 
     ingest = partial(ingest_speech, transcriber=open_transcriber(asr))
@@ -70,7 +70,7 @@ def speech(
         "speech",
         ingest,
         path,
-        TakeIn(name=name, licence=licence, consent=consent, labelled_by=asr),
+        _options(name=name, licence=licence, consent=consent, labelled_by=asr),
     )
 
 
@@ -83,10 +83,9 @@ def text(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in written documents."""
-    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_text import ingest_text
 
-    _take_in("text", ingest_text, path, TakeIn(name=name, licence=licence))
+    _take_in("text", ingest_text, path, _options(name=name, licence=licence))
 
 
 @app.command("dialogue")
@@ -96,10 +95,9 @@ def dialogue(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in dialogues in text."""
-    from interloom.config.corpora import TakeIn
     from interloom.corpora.ingest_dialogue import ingest_dialogues
 
-    _take_in("dialogues", ingest_dialogues, path, TakeIn(name=name, licence=licence))
+    _take_in("dialogues", ingest_dialogues, path, _options(name=name, licence=licence))
 
 
 @app.command("tokenizer")
@@ -116,12 +114,11 @@ def tokenizer(
 ) -> None:
     """Take in the weights of a speech tokenizer, or of a Whisper to make one of."""
     from interloom.adapters.dvc_export import checked_name
-    from interloom.config.corpora import TakeIn
     from interloom_flows.publishing import publish_tokenizer
 
     checked_name(name)
     with opened() as services:
-        options = TakeIn(name=name, licence=licence)
+        options = _options(name=name, licence=licence)
         imported, version = publish_tokenizer(services, options, folder)
     out = screen.out()
     ready = "ready to use" if imported.has_codebook else "without a codebook: train with it"
@@ -152,12 +149,11 @@ def base(
 ) -> None:
     """Take in a text model, with its tokenizer, for pre-training to start from."""
     from interloom.adapters.dvc_export import checked_name
-    from interloom.config.corpora import TakeIn
     from interloom_flows.publishing import publish_base
 
     checked_name(name)
     with opened() as services:
-        options = TakeIn(name=name, licence=licence)
+        options = _options(name=name, licence=licence)
         imported, version = publish_base(services, options, folder)
         text = services.store.manifest(imported.text_tokenizer).facts["vocab_size"]
     values = {
@@ -172,6 +168,23 @@ def base(
     ]
     for line in lines:
         screen.out().print(line, markup=False, soft_wrap=True)
+
+
+def _options(**given: str | None) -> "TakeIn":
+    """How something is taken in, as the options of the command say.
+
+    Raises:
+        ConfigError: One is empty or too long.
+    """
+    from pydantic import ValidationError
+
+    from interloom.config.corpora import TakeIn
+
+    try:
+        return TakeIn.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg']}") from error
 
 
 def _take_in(
