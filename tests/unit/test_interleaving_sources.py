@@ -120,6 +120,13 @@ def test_a_recording_that_cannot_be_cut_is_left_out_with_its_reason(
     assert Recorded(max_word_frames=15).refusal(utterance(**changes)) == reason
 
 
+def test_words_that_share_a_code_can_be_cut_apart() -> None:
+    words = [{"word": "a", "start": 0, "stop": 3}, {"word": "b", "start": 2, "stop": 5}]
+    row = {"id": "u", "text": "a b", "words": words, "codes": list(range(5))}
+
+    assert Recorded(max_word_frames=9).refusal(row) is None
+
+
 def test_a_word_of_implausible_length_was_not_aligned() -> None:
     assert Recorded(max_word_frames=4).refusal(utterance()) == "not aligned"
 

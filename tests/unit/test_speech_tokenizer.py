@@ -485,8 +485,13 @@ def test_speech_without_transcripts_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_toy_language_is_learnt_through_the_quantiser(tmp_path: Path) -> None:
-    config = _config(num_steps=160, start_step=60, checkpoint_every_steps=200)
+@pytest.mark.parametrize(("ctc_rate", "ctc_weight"), [("codes", 1.0), ("frames", 0.1)])
+def test_the_toy_language_is_learnt_through_the_quantiser(
+    tmp_path: Path, ctc_rate: str, ctc_weight: float
+) -> None:
+    config = _config(num_steps=160, start_step=60, checkpoint_every_steps=200).model_copy(
+        update={"ctc_rate": ctc_rate, "ctc_weight": ctc_weight}
+    )
 
     result = train_tokenizer(
         _toy().request(config), store=_toy().store, work=Workspace(tmp_path), engine=PlainEngine

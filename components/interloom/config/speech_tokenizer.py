@@ -228,8 +228,8 @@ class TokenizerConfig(Frozen):
         decoder_layers: Layers of the attention decoder that gives P1's ASR loss.
         ctc_weight: Weight of the CTC head's loss beside the decoder's.
         ctc_rate: Of the CTC head: that of the codes, or that before the pool, 50 Hz, which has room
-            for all labels at 6.25 Hz and aligns words to 20 ms. At 12.5 Hz labels fit into codes,
-            and a small model learns to read sooner with a quarter of the places to choose from.
+            for all labels at 6.25 Hz and aligns words to 20 ms. Where words have known places, give
+            it a ``ctc_weight`` of 0.1: with so many places CTC pulls to blanks, against them.
         aligned_weight: Weight of its cross-entropy code by code, for utterances whose words have
             known places. It spares the steps in which CTC searches for an alignment.
         reader: The head that reads codes back as text. CTC is the default: it costs one matrix

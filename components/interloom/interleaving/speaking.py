@@ -122,14 +122,18 @@ class Recorded:
         self._max_word_frames = max_word_frames
 
     def refusal(self, document: dict[str, Any]) -> str | None:
-        """Why an utterance cannot be cut: its words have no times, other words, or wild times."""
+        """Why an utterance cannot be cut: its words have no times, other words, or wild times.
+
+        Neighbours share a code where one ends and the next begins within it.
+        """
         words = document["words"]
         if not words:
             return "no word times"
         if len(words) != len(find_words(document["text"])):
             return "word times do not fit the text"
-        edges = [edge for word in words for edge in (word["start"], word["stop"])]
-        is_wild = edges != sorted(edges) or edges[-1] > len(document["codes"])
+        starts, stops = ([word[edge] for word in words] for edge in ("start", "stop"))
+        is_wild = sorted(starts) != starts or sorted(stops) != stops
+        is_wild = is_wild or stops[-1] > len(document["codes"])
         longest = max(word["stop"] - word["start"] for word in words)
         return "not aligned" if is_wild or longest > self._max_word_frames else None
 
