@@ -65,7 +65,7 @@ def now_and_then(seed: int) -> Plan:
 def assert_faults_do_no_harm(server: S3Server, folder: Path, seed: int) -> None:
     shards, prefix = some_shards(seed), f"faults/{uuid4().hex}"
     with faulty_way(server.port, now_and_then(seed)) as way:
-        settings = impatient(server, way, part_bytes=5 << 20)
+        settings = impatient(server, way, part_bytes=5 << 20, timeout_s=10.0, patience_s=120.0)
         ref = publish(store_at(prefix, settings, folder / "writer"), shards)
         assert_whole(store_at(prefix, settings, folder / "reader"), ref, shards)
         assert len(way.faults) >= 5
