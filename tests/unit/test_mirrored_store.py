@@ -56,6 +56,24 @@ def test_a_check_heals_what_is_damaged_and_says_so(
     assert "healed from a mirror" in caplog.text
 
 
+def test_a_parent_that_only_a_mirror_holds_is_brought_into_the_store(
+    inner: FolderStore, mirror: FolderStore
+) -> None:
+    with mirror.draft(ArtifactKind.SPEECH_CORPUS) as draft:
+        with draft.shard("utterances") as shard:
+            shard.path.write_text("heard")
+        parent = draft.commit(consents=("research",))
+    store = MirroredStore(inner, [mirror])
+
+    with store.draft(ArtifactKind.LANGUAGE_MODEL) as draft:
+        with draft.shard("weights") as shard:
+            shard.path.write_text("learnt")
+        made = draft.commit(parents=(parent,))
+
+    assert inner.manifest(made).consents == ("research",)
+    inner.verify(parent, every_byte=True)
+
+
 def test_a_read_takes_the_mirrors_bytes_and_says_so(
     inner: FolderStore, mirror: FolderStore, ref: ArtifactRef, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,14 +1,20 @@
 """A store with mirrors: what it has lost is healed from them, before anything is made anew."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Manifest, Shard
 from interloom.core.errors import DataError, MissingError
-from interloom.ports.store import ArtifactDraft, ArtifactStore, Damage, StoredObject
+from interloom.ports.store import (
+    ArtifactDraft,
+    ArtifactStore,
+    Damage,
+    ShardDraft,
+    StoredObject,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,9 +38,11 @@ class MirroredStore:
         """Mirrors need not be there."""
         self._store.prepare()
 
-    def draft(self, kind: ArtifactKind) -> AbstractContextManager[ArtifactDraft]:
-        """Begin an artifact in the store."""
-        return self._store.draft(kind)
+    @contextmanager
+    def draft(self, kind: ArtifactKind) -> Iterator[ArtifactDraft]:
+        """Begin an artifact in the store; parents that only a mirror holds are brought there."""
+        with self._store.draft(kind) as draft:
+            yield _MirroredDraft(draft, self._bring)
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest, from a mirror if the store has none or a damaged one."""
@@ -110,6 +118,11 @@ class MirroredStore:
         """The store's own drafts."""
         return self._store.sweep(grace_s=grace_s)
 
+    def _bring(self, ref: ArtifactRef) -> None:
+        """Heal an artifact that the store does not hold, if a mirror does."""
+        if not self._store.holds(ref):
+            self._heal(ref)
+
     def _from_mirrors(self, shard: Shard) -> Path:
         """Right bytes of a shard.
 
@@ -128,3 +141,30 @@ class MirroredStore:
         except (MissingError, DataError):
             return False
         return True
+
+
+class _MirroredDraft:
+    """A draft whose parents are brought into the store before it is committed."""
+
+    def __init__(self, draft: ArtifactDraft, bring: Callable[[ArtifactRef], None]) -> None:
+        self._draft = draft
+        self._bring = bring
+
+    def shard(self, path: str) -> AbstractContextManager[ShardDraft]:
+        """Open a shard."""
+        return self._draft.shard(path)
+
+    def commit(
+        self,
+        *,
+        parents: Sequence[ArtifactRef] = (),
+        licences: Sequence[str] = (),
+        consents: Sequence[str] = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> ArtifactRef:
+        """Bring the parents, and commit."""
+        for parent in parents:
+            self._bring(parent)
+        return self._draft.commit(
+            parents=parents, licences=licences, consents=consents, facts=facts
+        )
