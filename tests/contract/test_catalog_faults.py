@@ -177,7 +177,7 @@ def statements_of_a_whole_run(home: Path, url: str) -> int:
 def kill_and_go_on(home: Path, url: str, kill_at: int) -> None:
     """Kill one runner, check, let the next one finish, check again."""
     killed = started(execute, home, url, kill_at)
-    killed.join(60)
+    killed.join(600)
     assert killed.exitcode == -signal.SIGKILL
     contract = contract_at(home, url, ttl_s=600)
     assert_sound(contract, url)
@@ -211,7 +211,7 @@ def test_of_runners_on_one_key_one_executes_without_a_fault(
 
     runners = [started(execute, tmp_path, url, 0, 0.3) for _ in range(num_runners)]
     for runner in runners:
-        runner.join(60)
+        runner.join(600)
 
     assert [runner.exitcode for runner in runners] == [0] * num_runners
     assert (tmp_path / "marks").read_text() == "."
@@ -233,7 +233,7 @@ def test_of_eight_runners_some_killed_the_others_go_on(
         kill_at = [*rng.integers(2, 40, 4).tolist(), 0, 0, 0, 0]
         runners = [started(execute, home, url, at, 0.05) for at in kill_at]
         for runner in runners:
-            runner.join(90)
+            runner.join(600)
 
         assert [runner.exitcode for runner in runners[4:]] == [0] * 4
         contract = contract_at(home, url)
@@ -273,7 +273,7 @@ def test_a_frozen_runner_is_fenced_off_by_a_fault_of_its_heartbeat(
 
     taken_over = execute_stage(contract, call_of())
     os.kill(frozen.pid, signal.SIGCONT)
-    frozen.join(30)
+    frozen.join(300)
 
     assert frozen.exitcode == 7
     assert not taken_over.is_hit
@@ -301,7 +301,7 @@ def test_a_clock_that_is_an_hour_off_is_no_fault_of_the_lease(
     assert catalog.acquire("1" * 64, "me", ttl_s=60) is not None
 
     other = started(take_with_a_fast_clock, url, "1" * 64)
-    other.join(30)
+    other.join(300)
 
     assert other.exitcode == 0
     assert catalog.lease_owner("1" * 64) == "me"
@@ -376,7 +376,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_then_a_fault_that_is_named(
     waiting.start()
     time.sleep(0.2)
     holder.execute("COMMIT")
-    waiting.join(30)
+    waiting.join(300)
 
     assert len(patient.running()) == 1
     holder.close()

@@ -33,7 +33,7 @@ CALL = StageCall(stage="probe", request=ProbeRequest(text="hello", num_steps=3),
 
 def run_until(home: Path, where: str, count: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(RUNNER), str(home), where, str(count)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def reopened(home: Path) -> StageContract:

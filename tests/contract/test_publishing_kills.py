@@ -100,7 +100,7 @@ class Home:
             return self._run_behind_a_proxy(count)
         where = "statement" if self.place == "statement" else "shard"
         with self.begin(where, count) as process:
-            shown, errors = process.communicate(timeout=120)
+            shown, errors = process.communicate(timeout=600)
         assert process.returncode in {0, -signal.SIGKILL}, errors
         return int(shown) if process.returncode == 0 else -1
 
@@ -114,7 +114,7 @@ class Home:
         with faulty_way(self.server.port, plan) as way:
             with self.begin("never", 0, way.endpoint) as process:
                 pid.append(process.pid)
-                _, errors = process.communicate(timeout=120)
+                _, errors = process.communicate(timeout=600)
             assert process.returncode in {0, -signal.SIGKILL}, errors
             return len(way.requests) if process.returncode == 0 else -1
 
@@ -205,7 +205,7 @@ def test_of_many_runners_on_one_key_one_publishes_even_if_some_are_killed(
         time.sleep(0.7)
         runner.kill()
     for runner in runners:
-        _, errors = runner.communicate(timeout=300)
+        _, errors = runner.communicate(timeout=600)
         assert runner.returncode in {0, -signal.SIGKILL}, errors
 
     with home.contract() as contract:
@@ -225,7 +225,7 @@ def test_no_secret_is_in_an_error_a_manifest_the_catalog_or_a_log(
     secret = SECRET_KEY
     home = Home(tmp_path / "home", s3, "s3-before")
     with home.begin("never", 0) as process:
-        shown, errors = process.communicate(timeout=120)
+        shown, errors = process.communicate(timeout=600)
     assert process.returncode == 0
 
     messages = [shown, errors, repr(s3.settings()), repr(home.store())]
