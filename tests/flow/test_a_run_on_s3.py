@@ -50,7 +50,7 @@ def run(home: Path, server: S3Server, database: Mapping[str, str], *command: str
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

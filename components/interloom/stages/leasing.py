@@ -1,5 +1,6 @@
 """Holding a lease while something runs, and ending what the dead have left running."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from interloom.core.ids import new_run_id
 from interloom.ports.catalog import Catalog, Lease, RunStart, RunState
 from interloom.stages.owner import is_dead, owner_of
 
+_LOG = logging.getLogger(__name__)
 _DIED = "its runner died"
 _CLEANING = "clean-up"  # the key of the lease under which a store is cleaned
 
@@ -94,9 +96,13 @@ def alone(catalog: Catalog, *, ttl_s: float) -> Iterator[None]:
 
 def _await_clean_up(catalog: Catalog, *, ttl_s: float) -> None:
     """Wait until nobody cleans the store."""
+    is_told = False
     while _CLEANING in catalog.leased(ttl_s=ttl_s):
         if is_dead(catalog.lease_owner(_CLEANING) or ""):
             return
+        if not is_told:
+            _LOG.warning("waiting for a clean-up of the store to end")
+            is_told = True
         time.sleep(min(1.0, ttl_s / 10))
 
 
