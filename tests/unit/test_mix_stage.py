@@ -1,6 +1,7 @@
 """The mix stage over small sources."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from interloom.stages.mix import MixRequest, MixResult, mix
 from interloom.testing.store import MemoryStore, stand_in
 from interloom.text.bpe import TextTokenizer, load_text_tokenizer
 from interloom.vocabulary.layout import Marker, VocabularyLayout
+from interloom_flows.recipes import load_recipe
+from interloom_flows.sweeps import load_sweep
 
 TOKENIZER = stand_in(MemoryStore(), ArtifactKind.TOKENIZER_MODEL)
 INTERLEAVED = pa.schema(
@@ -479,3 +482,30 @@ def test_filler_holds_the_documents_without_facts_and_text_the_others(tmp_path: 
         assert (int(document.removeprefix("d")) % 3 == 0) == (source == "text")
     assert result.metric("mix/asked/text") == 800
     assert result.metric("mix/asked/filler") == 1200
+
+
+def test_arms_of_the_transfer_sweep_differ_in_filler_and_interleaved_alone(tmp_path: Path) -> None:
+    drawn = []
+    mixtures = [load_recipe("transfer", arm).mixture for arm in load_sweep("transfer").arms]
+    for number, mixture in enumerate(dict.fromkeys(mixtures)):
+        small = {"total_tokens": 8000, "row_length": 64, "heldout_tokens": 0}
+        world = _world(**(mixture.model_dump() | small))
+        (tmp_path / str(number)).mkdir()
+        rows = load_rows(world.store, _mix(world, tmp_path / str(number)).rows)
+        drawn.append(Counter[tuple[str, str]]())
+        for origin in (origin for row in range(rows.num_rows) for origin in rows.origins(row)):
+            drawn[-1][origin.source, origin.document_id] += origin.num_tokens
+
+    stating = {f"d{i}" for i in range(60) if i % 3 == 0}
+    replaced = {"filler", "interleaved"}
+    kept = [{key: n for key, n in own.items() if key[0] not in replaced} for own in drawn]
+    assert kept == [kept[0]] * len(kept)
+    assert {source for source, _ in kept[0]} == {"text", "speech", "transcribe", "speak"}
+    assert {name for source, name in kept[0] if source == "text"} == stating - {"d9", "d39"}
+    shares = set()
+    for own in drawn:
+        assert own.total() == pytest.approx(8000, abs=6 * 40)
+        assert not stating & {name for source, name in own if source == "filler"}
+        woven = sum(n for (source, _), n in own.items() if source == "interleaved")
+        shares.add(round(woven / own.total(), 2))
+    assert shares == {0.0, 0.16, 0.32, 0.64}
