@@ -489,7 +489,7 @@ def test_speech_without_transcripts_is_refused(tmp_path: Path) -> None:
 def test_the_toy_language_is_learnt_through_the_quantiser(
     tmp_path: Path, ctc_rate: str, ctc_weight: float
 ) -> None:
-    config = _config(num_steps=160, start_step=60, checkpoint_every_steps=200).model_copy(
+    config = _config(num_steps=200, start_step=60, checkpoint_every_steps=400).model_copy(
         update={"ctc_rate": ctc_rate, "ctc_weight": ctc_weight}
     )
 
