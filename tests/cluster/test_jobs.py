@@ -21,8 +21,9 @@ from interloom.adapters.cluster.opening import open_cluster_launcher
 from interloom.core.errors import ConfigError, DataError, InterloomError, TransientError
 from interloom.ports.launcher import JobReport, StageJob
 from interloom.ports.progress import NoProgress
-from interloom.testing.local_cluster import HOST, Site, kubectl
+from interloom.testing.local_cluster import HOST, Site, kubectl, pod_template
 from interloom.testing.probe import PROGRAM, ProbeRequest, ProbeResult
+from interloom.testing.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, s3_server
 
 
 class Told:
@@ -400,6 +401,50 @@ def test_a_part_that_its_stage_refuses_fails_the_stage_and_leaves_no_job(site: S
         )
 
     wait_for(lambda: not jobs_of(site, stage))
+
+
+def test_stages_publish_into_s3_with_credentials_that_nobody_tells(
+    site: Site, tmp_path: Path
+) -> None:
+    names = {"ACCESS": ("access-key", ACCESS_KEY), "SECRET": ("secret-key", SECRET_KEY)}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "interloom-s3"}}
+    data = {"stringData": dict(names.values())}
+    kubectl("apply", "-n", site.namespace, "-f", "-", body=json.dumps(secret | data))
+    stage = sharded(site)
+    with s3_server(tmp_path / "s3", host=HOST) as server:
+        store = {
+            "INTERLOOM_STORE_ROOT": f"s3://{BUCKET}/cluster",
+            "INTERLOOM_S3_ENDPOINT": server.endpoint,
+        }
+        template = pod_template(site.folder, store)
+        template["spec"]["containers"][0]["env"] += [
+            {
+                "name": f"INTERLOOM_S3_{half}_KEY",
+                "valueFrom": {"secretKeyRef": {"name": "interloom-s3", "key": key}},
+            }
+            for half, (key, _) in names.items()
+        ]
+        parts = {"probe": {"parts": 2, "at_once": 2}}
+        report = launcher(site, pod=template, fan_out=parts).run(stage, progress=NoProgress())
+
+        made = ProbeResult.model_validate_json(report.result_json).corpus
+        client = server.client()
+        held = {
+            one.object_name or "": client.get_object(BUCKET, one.object_name or "").data
+            for one in client.list_objects(BUCKET, recursive=True)
+        }
+
+    assert f"cluster/manifests/{made.id}.json" in held
+    told = {f"s3 {name}": body for name, body in held.items()}
+    told |= {str(path): path.read_bytes() for path in site.folder.rglob("*") if path.is_file()}
+    told["jobs"] = json.dumps(jobs_of(site, stage)).encode()
+    told["pods"] = json.dumps(pods_of(site, stage)).encode()
+    for pod in pods_of(site, stage):
+        name = pod["metadata"]["name"]
+        told[f"log of {name}"] = kubectl("logs", name, "-n", site.namespace).encode()
+    assert len(told) > 15
+    secrets = (ACCESS_KEY.encode(), SECRET_KEY.encode())
+    assert [where for where, body in told.items() if any(one in body for one in secrets)] == []
 
 
 def api_server() -> psutil.Process:

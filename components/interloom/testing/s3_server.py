@@ -28,7 +28,13 @@ class S3Server:
     """A server in a folder: ``start``, ``kill`` as ``kill -9`` does, and ``start`` again."""
 
     def __init__(
-        self, folder: Path, *, num_volumes: int = 100, volume_mb: int = 256, tls: Path | None = None
+        self,
+        folder: Path,
+        *,
+        num_volumes: int = 100,
+        volume_mb: int = 256,
+        tls: Path | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         """Choose ports.
 
@@ -37,12 +43,14 @@ class S3Server:
             num_volumes: How many volumes it may make; a bucket takes several.
             volume_mb: Their size; a server with few small ones is soon full.
             tls: A folder with ``server.crt`` and ``server.key``; plain HTTP otherwise.
+            host: The address to listen on.
         """
         self.folder = folder
         self._num_volumes = num_volumes
         self._volume_mb = volume_mb
         self._tls = tls
-        self._ports = _free_ports(9)
+        self._host = host
+        self._ports = _free_ports(host, 9)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +61,7 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         """As ``INTERLOOM_S3_ENDPOINT`` takes it."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     def settings(self, **changes: object) -> S3Settings:
         """The settings that reach it, with changes."""
@@ -93,7 +101,7 @@ class S3Server:
         """A client of the server itself, for tests that damage what it holds."""
         ca = self._tls / "ca.crt" if self._tls is not None else None
         return Minio(
-            f"127.0.0.1:{self.port}",
+            f"{self._host}:{self.port}",
             access_key=ACCESS_KEY,
             secret_key=SECRET_KEY,
             secure=self._tls is not None,
@@ -126,7 +134,7 @@ class S3Server:
         }
         return [
             *(str(program), "server", f"-dir={self.folder}"),
-            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
+            *(f"-ip={self._host}", f"-ip.bind={self._host}", "-s3"),
             *(f"-{name}.port={http}" for name, (http, _) in ports.items()),
             *(f"-{name}.port.grpc={grpc}" for name, (_, grpc) in ports.items()),
             *("-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
@@ -160,10 +168,10 @@ def s3_server(folder: Path, **options: object) -> Iterator[S3Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(host: str, count: int) -> list[int]:
     """Ports of this machine that nobody listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((host, 0))
         return [int(one.getsockname()[1]) for one in sockets]
