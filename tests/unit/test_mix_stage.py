@@ -509,3 +509,26 @@ def test_arms_of_the_transfer_sweep_differ_in_filler_and_interleaved_alone(tmp_p
         woven = sum(n for (source, _), n in own.items() if source == "interleaved")
         shares.add(round(woven / own.total(), 2))
     assert shares == {0.0, 0.16, 0.32, 0.64}
+
+
+@pytest.mark.parametrize(("alignment", "aligned"), [("units", 1.0), ("words", 0.0)])
+def test_rows_know_where_speech_may_be_cut_if_the_mixture_asks(
+    alignment: str, aligned: float, tmp_path: Path
+) -> None:
+    """Utterances whose words were not found are counted; units are found in any."""
+    text = {"budget": {"kind": "rest"}, "max_epochs": 8}
+    world = _world(alignment=alignment, alignment_units=40, text=text, interleaved=None)
+
+    result = _mix(world, tmp_path)
+
+    rows = load_rows(world.store, result.rows)
+    batch = rows.batch(range(rows.num_rows))
+    found = {end: result.metric(f"mix/utterances/{end}") for end in ("aligned", "unaligned")}
+    assert sum(found.values()) == 60
+    assert found["aligned"] == 60 * aligned
+    assert batch.begins_BL is not None
+    is_speech = world.layout.is_speech(batch.tokens_BL)
+    starts = is_speech & ~np.roll(is_speech, 1, axis=1)
+    assert (batch.begins_BL[starts] == aligned).all()
+    assert not batch.begins_BL[~is_speech].any()
+    assert 60 * aligned <= batch.begins_BL.sum() < is_speech.sum()

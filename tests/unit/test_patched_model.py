@@ -19,7 +19,7 @@ from interloom.language_model.patches.model import (
     window_mask,
 )
 from interloom.language_model.patches.sizes import PatchWork, forward_flops, num_parameters
-from interloom.mixture.rows import RowBatch
+from interloom.mixture.batches import RowBatch
 
 TEXT, CODES = 20, 12
 SHAPE = LanguageModelConfig(
@@ -248,9 +248,9 @@ def test_the_pairs_that_are_counted_are_those_that_the_masks_let_through() -> No
         sources_BL=segments.numpy(),
     )
 
-    work = patch_work(model, batch)
-
     patches = model.cut(tokens, segments)
+    work = patch_work(model, batch, patches, tokens.numpy() >= 0)
+
     assert work.patches == patches.num_patches
     assert work.local_pairs == window_mask(segments, 512).sum()
     assert work.patch_pairs == own_mask(patches, segments, PATCHES).sum()

@@ -1,17 +1,20 @@
 """Pre-training with latent speech patches is pre-training: learnt, stored, resumed, distributed."""
 
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from interloom.adapters.deepspeed_engine import build_deepspeed_engine
 from interloom.config.language_model import LanguageModelConfig, PretrainConfig
 from interloom.config.patches import PatchConfig
 from interloom.config.training import TrainConfig
-from interloom.core.artifacts import ArtifactKind
+from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.errors import DataError
 from interloom.language_model.runtime import load_language_model
-from interloom.ports.engine import EngineBuilder
+from interloom.ports.engine import EngineBuilder, TrainEngine
 from interloom.ports.workspace import Workspace
 from interloom.stages.pretrain import PretrainRequest, PretrainResult, pretrain
 from interloom.testing.engine import PlainEngine
@@ -24,19 +27,29 @@ PATCHES = PatchConfig(
 
 
 def run(
-    store: MemoryStore, folder: Path, engine: EngineBuilder = PlainEngine, num_steps: int = 60
+    store: MemoryStore,
+    folder: Path,
+    engine: EngineBuilder = PlainEngine,
+    num_steps: int = 60,
+    patches: PatchConfig = PATCHES,
+    start: ArtifactRef | None = None,
 ) -> PretrainResult:
     config = PretrainConfig(
         model=LanguageModelConfig(
             hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, ffn_size=32, init_std=0.1
         ),
-        patches=PATCHES,
+        patches=patches,
         train=TrainConfig(
-            num_steps=num_steps, learning_rate=0.01, log_every_steps=1, warmup_steps=2
+            num_steps=num_steps,
+            learning_rate=0.01,
+            log_every_steps=1,
+            warmup_steps=2,
+            checkpoint_every_steps=5,
         ),
     )
-    folder.mkdir()
-    request = PretrainRequest(rows=store_counting_rows(store, folder), config=config, seed=5)
+    folder.mkdir(exist_ok=True)
+    rows = store_counting_rows(store, folder, is_aligned=patches.uses_alignment)
+    request = PretrainRequest(rows=rows, start=start, config=config, seed=5)
     return pretrain(request, store=store, work=Workspace(folder), engine=engine)
 
 
@@ -76,3 +89,62 @@ def test_the_same_request_gives_the_same_weights(tmp_path: Path) -> None:
 
     assert models[0] == models[1]
     assert models[0].kind is ArtifactKind.LANGUAGE_MODEL
+
+
+def test_a_curriculum_goes_on_bitwise_after_a_stop_in_another_phase(tmp_path: Path) -> None:
+    curriculum = PATCHES.model_copy(update={"kind": "curriculum"})
+    whole = run(MemoryStore(), tmp_path / "a", num_steps=12, patches=curriculum)
+
+    def killed(module: nn.Module, config: TrainConfig) -> TrainEngine:
+        """Ends in the second third: a checkpoint of step 5, mixed, is there; step 7 is static."""
+        built = PlainEngine(module, config)
+        take, taken = built.step, count(1)
+
+        def until_killed(learning_rate: float, *, is_skipped: bool = False) -> float:
+            if next(taken) == 7:
+                raise KeyboardInterrupt
+            return take(learning_rate, is_skipped=is_skipped)
+
+        built.step = until_killed  # type: ignore[method-assign]
+        return built
+
+    with pytest.raises(KeyboardInterrupt):
+        run(MemoryStore(), tmp_path / "b", killed, num_steps=12, patches=curriculum)
+    resumed = run(MemoryStore(), tmp_path / "b", num_steps=12, patches=curriculum)
+
+    aligned = curve(whole, "train/patches/aligned")
+    assert resumed.model == whole.model
+    assert curve(resumed, "train/patches/aligned") == aligned
+    assert aligned[:4] == [1.0] * 4
+    assert aligned[-4:] == [0.0] * 4
+
+
+def test_a_model_of_words_speaks_in_static_patches(tmp_path: Path) -> None:
+    store, words = MemoryStore(), PATCHES.model_copy(update={"kind": "aligned"})
+
+    made = run(store, tmp_path / "work", num_steps=3, patches=words).model
+
+    assert load_language_model(store, made).patches == PATCHES
+
+
+def test_a_model_of_other_patches_is_no_start(tmp_path: Path) -> None:
+    store = MemoryStore()
+    made = run(store, tmp_path / "a", num_steps=3).model
+    four, off, mixed = (
+        PATCHES.model_copy(update=change)
+        for change in ({"size": 4}, {"kind": "off"}, {"kind": "mixed"})
+    )
+
+    with pytest.raises(DataError, match="'static' and size 2, this is 'static' and 4"):
+        run(store, tmp_path / "b", num_steps=3, patches=four, start=made)
+    with pytest.raises(DataError, match="this is 'off' and 2; start from a model of the same"):
+        run(store, tmp_path / "c", num_steps=3, patches=off, start=made)
+    assert run(store, tmp_path / "d", num_steps=3, patches=mixed, start=made).model != made
+
+
+def test_what_speech_costs_is_counted_apart(tmp_path: Path) -> None:
+    result = run(MemoryStore(), tmp_path / "work", num_steps=6)
+
+    shares = curve(result, "train/flop_share/speech")
+    assert 0 < min(shares) <= max(shares) < 1
+    assert all(1 < length <= 2 for length in curve(result, "train/patches/length"))

@@ -43,6 +43,22 @@ def test_p1_is_planned_on_paper_before_its_corpora_are_there(plan: Plan) -> None
     assert [line.split()[0] for line in out.splitlines()[-4:]] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens", "hours"),
+    [("lst-1b", "1.53 B", "129.84 B", 709), ("lst-7b", "7.32 B", "129.84 B", 3_181)],
+)
+def test_p2_is_planned_on_paper(
+    plan: Plan, name: str, parameters: str, tokens: str, hours: float
+) -> None:
+    out = plan(name)
+
+    assert f"parameters {parameters}" in " ".join(out.split())
+    assert f"tokens trained on {tokens}" in " ".join(out.split())
+    assert _value(out, "tokens of a row") == "5,072"
+    assert _value(out, "vocabulary") == "32,512"
+    assert float(_value(out, "GPU-hours").replace(",", "")) == pytest.approx(hours, rel=0.01)
+
+
 def test_hours_hang_on_the_gpus(plan: Plan) -> None:
     fast, slow = (plan("p1-1.5b", "--mfu", mfu) for mfu in ("0.5", "0.25"))
 

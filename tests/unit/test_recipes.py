@@ -60,6 +60,14 @@ def test_overrides_leave_what_they_were_given_alone() -> None:
     assert values == {"a": {"b": 1}}
 
 
+def test_another_kind_of_the_same_record_keeps_its_other_keys() -> None:
+    changes = ["pretrain.patches.local_size=64", "pretrain.patches.kind=static"]
+
+    patches = load_recipe("starter", changes).pretrain.patches
+
+    assert (patches.kind, patches.local_size) == ("static", 64)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

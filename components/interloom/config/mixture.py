@@ -82,11 +82,28 @@ class PhaseConfig(Frozen):
         return held[source]
 
 
+class Units(Frozen):
+    """Rows of so many units: tokens of text, markers, and patches of speech (spec section 7.5).
+
+    Rows then hold about the same work for a model with latent patches, and ``row_length`` tokens at
+    the most.
+
+    Attributes:
+        per_row: Units of a row.
+        speech_tokens: Tokens of a patch, as in ``pretrain.patches.size``.
+    """
+
+    per_row: Annotated[int, Field(ge=16)] = 4096
+    speech_tokens: PositiveInt = 4
+
+
 class MixtureConfig(Frozen):
     """The rule of P1 (spec section 5.1): 30 % text, an epoch of each speech source, the rest woven.
 
     Attributes:
         row_length: Tokens of a packed row.
+        units: What rows are full of instead of tokens, of which they then have ``row_length`` at
+            most. None for rows of ``row_length`` tokens.
         total_tokens: Tokens of all rows together, padding aside.
         text: Written documents.
         filler: Documents that state no fact of the world, apart from ``text``, which then holds
@@ -100,9 +117,14 @@ class MixtureConfig(Frozen):
         unfit: What becomes of an example that is longer than a row and may not be cut: it is left
             out and counted, or it stops the stage.
         phases: A schedule: the mixture changes as training goes on. None is one phase.
+        alignment: What the rows know of their speech, as patches that are cut there need: where
+            ``words`` and silences begin, from the times that the corpus gives or by the CTC
+            aligner; or where ``units`` do, runs of codes that a byte-pair encoding made one.
+        alignment_units: Of that encoding, single codes included.
     """
 
     row_length: Annotated[int, Field(ge=16)] = 256
+    units: Units | None = None
     total_tokens: PositiveInt = 900_000
     text: SourceConfig | None = SourceConfig(budget=Share(share=0.3), max_epochs=8)
     filler: SourceConfig | None = None
@@ -113,6 +135,8 @@ class MixtureConfig(Frozen):
     heldout_tokens: NonNegativeInt = 8_000
     unfit: Literal["leave_out", "refuse"] = "leave_out"
     phases: tuple[PhaseConfig, ...] = ()
+    alignment: Literal["off", "words", "units"] = "off"
+    alignment_units: PositiveInt = 1000
 
     @model_validator(mode="after")
     def _phases_are_a_whole(self) -> Self:
@@ -127,6 +151,22 @@ class MixtureConfig(Frozen):
                         "mixture; add the source, or take the budget out"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _a_row_has_room_for_its_units(self) -> Self:
+        if self.units is not None and self.units.per_row > self.row_length:
+            raise ValueError(
+                f"row_length must be at least units.per_row = {self.units.per_row}, as text has a "
+                f"token a unit, got {self.row_length}"
+            )
+        return self
+
+    def expected_row_length(self, speech_share: float) -> int:
+        """Tokens of a row, if so many of them are speech, in runs that are whole patches."""
+        if self.units is None:
+            return self.row_length
+        units_per_token = 1 - speech_share * (1 - 1 / self.units.speech_tokens)
+        return min(self.row_length, round(self.units.per_row / units_per_token))
 
     def sources(self) -> dict[str, SourceConfig]:
         """The sources that take part, by name, in a fixed order."""

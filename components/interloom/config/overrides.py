@@ -17,10 +17,16 @@ from interloom.core.errors import ConfigError
 NONE = "none"
 
 
-def apply_overrides(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def apply_overrides(
+    values: Mapping[str, Any], assignments: Iterable[str], model: type[BaseModel] | None = None
+) -> dict[str, Any]:
     """A copy of nested ``values`` in which each ``a.b=c`` is done, in their order.
 
-    ``c`` is a TOML value; a bare word is taken as a string.
+    Args:
+        values: What is changed.
+        assignments: ``c`` is a TOML value; a bare word is taken as a string.
+        model: Of the values. A ``kind`` clears its section, since another one has other keys,
+            unless the model says that all kinds have the same.
 
     Raises:
         ConfigError: An assignment has no ``=``, no key, a value that is not TOML, or a key that
@@ -40,8 +46,9 @@ def apply_overrides(values: Mapping[str, Any], assignments: Iterable[str]) -> di
                     f"shorten the key to {'.'.join(path[: path.index(part) + 1])}"
                 )
             section = inner
-        if path[-1] == "kind" and section.get("kind") != value:
-            section.clear()  # another kind has other keys
+        has_own_keys = model is None or len(_walk(model, path[:-1])[1]) > 1
+        if path[-1] == "kind" and section.get("kind") != value and has_own_keys:
+            section.clear()
         section[path[-1]] = value
     return changed
 

@@ -66,6 +66,17 @@ class Recipe(Frozen):
                 raise ValueError(
                     f"{key} must be at most pretrain.model.max_length = {longest}, got {length}"
                 )
+        if self.pretrain.patches.uses_alignment and self.mixture.alignment == "off":
+            raise ValueError(
+                f"pretrain.patches.kind = {self.pretrain.patches.kind!r} cuts at words; set "
+                "mixture.alignment = 'words', so that the rows know where they begin"
+            )
+        units, patches = self.mixture.units, self.pretrain.patches
+        if units and patches.kind != "off" and units.speech_tokens != patches.size:
+            raise ValueError(
+                f"mixture.units.speech_tokens must be pretrain.patches.size = {patches.size}, got "
+                f"{units.speech_tokens}"
+            )
         templates = {self.dialogues.template, self.sft.template, self.evaluate.answer.template}
         if len(templates) > 1:
             raise ValueError(
@@ -89,7 +100,7 @@ def recipe_of(
     recipe = _validated(with_nulls(dict(values)), source)
     if not overrides:
         return recipe
-    return _validated(apply_overrides(recipe.model_dump(), overrides), source)
+    return _validated(apply_overrides(recipe.model_dump(), overrides, Recipe), source)
 
 
 def recipe_to_toml(recipe: Recipe) -> str:

@@ -142,12 +142,8 @@ class Transformer(nn.Module):
             carries no gradient. Full logits are never held.
         """
         hidden_BTD = self.hidden(tokens_BT, positions_BT, Documents.of(segments_BT))
-        predicts_BT = is_target_BT.roll(-1, dims=1)
-        return chunked_cross_entropy(
-            hidden_BTD[predicts_BT],
-            self.output_weight,
-            tokens_BT[is_target_BT],
-            self.loss_chunk_tokens,
+        return next_token_loss(
+            hidden_BTD, self.output_weight, tokens_BT, is_target_BT, self.loss_chunk_tokens
         )
 
     def hidden(
@@ -172,6 +168,20 @@ class Transformer(nn.Module):
     def output_weight(self) -> Tensor:
         """The matrix (V, D) that gives logits."""
         return self.embedding.weight if self.head is None else self.head.weight
+
+
+def next_token_loss(
+    hidden_BTD: Tensor,
+    output_weight_VD: Tensor,
+    tokens_BT: Tensor,
+    is_target_BT: Tensor,
+    chunk_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Sum and single losses (N,) of the targets, each predicted from the state before it."""
+    predicts_BT = is_target_BT.roll(-1, dims=1)
+    return chunked_cross_entropy(
+        hidden_BTD[predicts_BT], output_weight_VD, tokens_BT[is_target_BT], chunk_tokens
+    )
 
 
 def packed_mask(segments_BT: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def load_language_model(store: ArtifactStore, ref: ArtifactRef) -> "LanguageMode
     body = json.loads(store.local_path(manifest.shard(CONFIG)).read_text())
     layout = VocabularyLayout.from_dict(body["layout"])
     shape = LanguageModelConfig.model_validate(body["model"])
-    patches = PatchConfig.model_validate(body["patches"])
+    patches = PatchConfig.model_validate(body["patches"]).settled
     with torch.device("meta"):
         model = build_model(shape, patches, layout)
     weights = load_file(store.local_path(manifest.shard(WEIGHTS)))

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 
 from interloom.language_model.building import AnyTransformer
 from interloom.language_model.operations import training_flops
+from interloom.language_model.patches.choosing import RowCutter
+from interloom.language_model.patches.cutting import Patches
+from interloom.language_model.patches.model import PatchedTransformer
 from interloom.mixture.ahead import ReadAhead
+from interloom.mixture.batches import RowBatch
 from interloom.mixture.examples import Mask
 from interloom.mixture.order import RowOrder
-from interloom.mixture.rows import RowBatch, RowSource
+from interloom.mixture.rows import RowSource
 from interloom.training.loop import Loss
 from interloom.vocabulary.layout import VocabularyLayout
 
@@ -27,7 +32,9 @@ class LanguageModelTask:
     targets. Curves: ``loss/text``, ``loss/speech``, ``loss/marker`` by what is predicted, and
     ``loss/source/NAME`` by where it is from; and, of the same groups, ``token_share/...``, their
     part of the targets, and ``gradient_share/...``, their part of the squared gradient at the last
-    hidden states: who pulls at the model, and how hard.
+    hidden states: who pulls at the model, and how hard. ``flops`` are the operations of a
+    micro-batch, and ``flop_share/speech`` the part of them that speech takes; of latent patches
+    there are the counts of ``CutRows`` besides.
     """
 
     def __init__(
@@ -58,31 +65,51 @@ class LanguageModelTask:
         self._order = RowOrder(rows.num_rows, seed, rows.phase_rows)
         self._pull = _Pull(model.norm)
         self._model = model
+        self._cutter = (
+            RowCutter(model.patching, layout.speech_offset, seed)
+            if isinstance(model, PatchedTransformer)
+            else None
+        )
         self._ahead = ReadAhead(self._read)
 
     def loss(self, module: nn.Module, index: int) -> Loss:
         """The loss of micro-batch ``index``."""
         began_s = time.perf_counter()
-        rows, batch, scale = self._ahead(index)
+        made = self._ahead(index)
         data_wait_s = time.perf_counter() - began_s
-        total, losses_N = _forward(module, batch)
+        batch = made.batch
+        total, losses_N = _forward(module, batch, made.patches)
         groups = _groups(batch, self._layout, self._rows.source_names)
         return Loss(
-            total * scale,
-            _sums(groups, losses_N) | _token_shares(groups),
+            total * made.scale,
+            _sums(groups, losses_N) | _token_shares(groups) | made.sums,
             late_sums=lambda: _gradient_shares(groups, self._pull.take(batch)),
-            rows=rows,
+            rows=made.rows,
             num_positions=batch.tokens_BL.size,
-            flops=training_flops(self._model, batch),
+            flops=made.flops,
             data_wait_s=data_wait_s,
         )
 
-    def _read(self, index: int) -> tuple[tuple[int, ...], RowBatch, float]:
-        """The rows of a micro-batch, what they hold, and what its sum of losses is times."""
+    def _read(self, index: int) -> "_Micro":
+        """All that is known of a micro-batch before it is computed."""
         first = index * self._rows_per_batch
         rows = tuple(self._order.rows(first, first + self._rows_per_batch))
-        scale = self._batches_per_step / self._step_targets(index)
-        return rows, self._rows.batch(rows), scale
+        batch = self._rows.batch(rows)
+        cut = self._cutter.cut(batch, first) if self._cutter else None
+        is_speech_BL = self._layout.is_speech(batch.tokens_BL)
+        patches = cut.patches if cut else None
+        flops = training_flops(self._model, batch, patches)
+        speech = training_flops(self._model, batch, patches, among_BL=is_speech_BL)
+        sums = {"flops": flops, "flops/weight": 1.0}
+        sums |= {"flop_share/speech": speech, "flop_share/speech/weight": flops}
+        return _Micro(
+            rows,
+            batch,
+            patches,
+            scale=self._batches_per_step / self._step_targets(index),
+            flops=flops,
+            sums=sums | (cut.counts if cut else {}),
+        )
 
     def _step_targets(self, index: int) -> int:
         """Targets of the whole optimizer step that a micro-batch belongs to; at least 1."""
@@ -107,7 +134,30 @@ def mean_losses(
     }
 
 
-def _forward(module: nn.Module, batch: RowBatch) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Micro:
+    """One micro-batch.
+
+    Attributes:
+        rows: Numbers of its rows.
+        batch: What they hold.
+        patches: Into which they are cut, if the model has any.
+        scale: What its sum of losses is times.
+        flops: Operations, forward and backward.
+        sums: Of curves.
+    """
+
+    rows: tuple[int, ...]
+    batch: RowBatch
+    patches: Patches | None
+    scale: float
+    flops: float
+    sums: dict[str, float]
+
+
+def _forward(
+    module: nn.Module, batch: RowBatch, patches: Patches | None = None
+) -> tuple[Tensor, Tensor]:
     """The sum of the losses and each of them, computed where the module lies."""
     device = next(module.parameters()).device
     arrays = (
@@ -116,9 +166,8 @@ def _forward(module: nn.Module, batch: RowBatch) -> tuple[Tensor, Tensor]:
         batch.segments_BL,
         batch.is_target_BL,
     )
-    total, losses_N = module(
-        *(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays)
-    )
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
+    total, losses_N = module(*tensors, *([] if patches is None else [patches.to(device)]))
     return total, losses_N
 
 

@@ -100,6 +100,13 @@ class _Shelf:
             self._sizes |= 1 << left
 
 
+def num_units(is_speech_T: NDArray[np.bool_], size: int) -> int:
+    """Tokens and, of each run of speech, patches of up to ``size``."""
+    edges = np.diff(is_speech_T.astype(np.int8), prepend=0, append=0)
+    runs = np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)
+    return int(len(is_speech_T) - runs.sum() + (-(-runs // size)).sum())
+
+
 def _require_fit(lengths: NDArray[np.int64], row_length: int) -> None:
     bad = np.flatnonzero((lengths < 1) | (lengths > row_length))
     if bad.size:

@@ -7,13 +7,13 @@ tokens of every document that the source has) and, for each shard, ``rows-NNNNN/
 again under ``heldout/`` if anything is held out:
 ``tokens.bin`` and ``tokens.idx``, Megatron's format with a document for each row and a sequence for
 each piece, without padding; ``targets.bin``, a bit for each token, big end first; ``counts.bin``
-int32 (N,), targets of each row; ``pieces.bin``, an ``ORIGIN`` for each piece.
+int32 (N,), targets of each row; ``pieces.bin``, an ``ORIGIN`` for each piece; and, if the mixture
+asks for alignment, ``begins.bin``, a nibble for each token.
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +24,12 @@ from numpy.typing import NDArray
 
 from interloom.core.artifacts import ArtifactRef
 from interloom.core.errors import ConfigError, DataError
-from interloom.mixture.examples import Example, Ids, Mask
+from interloom.mixture.alignment import from_nibbles
+from interloom.mixture.batches import PackedRow, RowBatch, batch_of
+from interloom.mixture.examples import Example, Ids
 from interloom.mixture.indexed import IndexedTokens, ResidentPages, Tokens
 from interloom.mixture.packing import pack_best_fit
+from interloom.mixture.row_index import RowIndex
 from interloom.ports.store import ArtifactStore
 
 INDEX = "index.json"
@@ -36,25 +39,6 @@ ORIGIN = np.dtype([("document", "<i8"), ("start", "<i4"), ("source", "<i2"), ("l
 DOCUMENTS_PER_GROUP = 8192  # of the table of documents
 _OPEN_SHARDS = 32  # at once, each with so many bytes of mapped pages
 _SHARD_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowBatch:
-    """Rows as the model wants them.
-
-    Attributes:
-        tokens_BL: Joint ids; the padding id after the last document.
-        segments_BL: Which document of the row a token belongs to, from 0; padding has the next one.
-        positions_BL: Place within the document, from 0.
-        is_target_BL: Tokens to predict; never the first of a document, never padding.
-        sources_BL: Index into the source names; of padding, that of the last document.
-    """
-
-    tokens_BL: Ids
-    segments_BL: Ids
-    positions_BL: Ids
-    is_target_BL: Mask
-    sources_BL: Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +109,6 @@ class RowSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Row:
-    """One row without its padding: targets, and length and source of each piece."""
-
-    is_target_T: Mask
-    lengths_S: NDArray[np.int32]
-    sources_S: NDArray[np.int16]
-
-
 class MemoryRows:
     """Rows that are packed on the spot, for data that fits in memory."""
 
@@ -175,65 +150,17 @@ class MemoryRows:
         tokens = np.full((len(rows), self.row_length), self._pad, np.int32)
         for place, row in enumerate(rows):
             tokens[place, : len(self._tokens[row])] = self._tokens[row]
-        return _batch(tokens, [self._rows[row] for row in rows])
+        return batch_of(tokens, [self._rows[row] for row in rows])
 
-    def _row(self, held: Sequence[tuple[str, Example]]) -> _Row:
+    def _row(self, held: Sequence[tuple[str, Example]]) -> PackedRow:
         lengths = np.array([len(example.ids_T) for _, example in held], np.int32)
         is_target = np.concatenate([example.is_target_T for _, example in held])
         is_target[np.cumsum(lengths) - lengths] = False
-        return _Row(
+        return PackedRow(
             is_target,
             lengths,
             np.array([self.source_names.index(name) for name, _ in held], np.int16),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RowIndex:
-    """What ``index.json`` says.
-
-    Attributes:
-        row_length: L.
-        pad: Id that fills a row up.
-        vocabulary: Digest of the layout that the tokens were made with.
-        source_names: What ``ORIGIN``'s source counts.
-        licence_names: What its licence counts.
-        shard_rows: Rows of each shard.
-        phase_rows: Rows of each phase.
-    """
-
-    row_length: int
-    pad: int
-    vocabulary: str
-    source_names: tuple[str, ...]
-    licence_names: tuple[str, ...]
-    shard_rows: tuple[int, ...]
-    phase_rows: tuple[int, ...]
-
-    def to_json(self) -> str:
-        """For the artifact."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "RowIndex":
-        """Read what ``to_json`` gave.
-
-        Raises:
-            DataError: It is something else.
-        """
-        try:
-            body = json.loads(text)
-            return cls(
-                row_length=body["row_length"],
-                pad=body["pad"],
-                vocabulary=body["vocabulary"],
-                source_names=tuple(body["source_names"]),
-                licence_names=tuple(body["licence_names"]),
-                shard_rows=tuple(body["shard_rows"]),
-                phase_rows=tuple(body["phase_rows"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"the index of packed rows cannot be read: {error}") from error
 
 
 class StoredRows:
@@ -274,10 +201,13 @@ class StoredRows:
 
     def batch(self, rows: Sequence[int]) -> RowBatch:
         """These rows, in this order."""
-        tokens = np.full((len(rows), self.row_length), self._index.pad, "<i4")
         found = [self._find(row) for row in rows]
+        length = self.row_length
+        if self._index.row_units is not None:
+            length = max(shard.length(row) for shard, row in found)
+        tokens = np.full((len(rows), length), self._index.pad, "<i4")
         held = [shard.row(row, out_L) for (shard, row), out_L in zip(found, tokens, strict=True)]
-        return _batch(tokens, held)
+        return batch_of(tokens, held)
 
     def tokens(self, row: int) -> Tokens:
         """The tokens of one row, without padding; a view."""
@@ -369,6 +299,7 @@ class _ShardFiles:
     bits: NDArray[np.uint8]
     counts_N: NDArray[np.int32]
     origins_S: NDArray[Any]
+    begins: NDArray[np.uint8] | None
     pages: ResidentPages
 
     @classmethod
@@ -378,6 +309,7 @@ class _ShardFiles:
             pages.array(files["targets.bin"], "|u1"),
             pages.array(files["counts.bin"], "<i4"),
             pages.array(files["pieces.bin"], ORIGIN),
+            pages.array(files["begins.bin"], "|u1") if "begins.bin" in files else None,
             pages,
         )
         found = (
@@ -386,6 +318,7 @@ class _ShardFiles:
             len(held.origins_S),
             len(held.bits),
         )
+        held.require_begins()
         sequences, num_bytes = held.tokens.num_sequences, -(-held.tokens.num_tokens // 8)
         expected = (num_rows, num_rows, sequences, num_bytes)
         if found != expected:
@@ -395,36 +328,34 @@ class _ShardFiles:
             )
         return held
 
+    def require_begins(self) -> None:
+        """Refuse an alignment that does not cover the tokens."""
+        needed = -(-self.tokens.num_tokens // 2)
+        if self.begins is not None and len(self.begins) != needed:
+            raise DataError(
+                f"the alignment of packed rows has {len(self.begins)} bytes, their tokens need "
+                f"{needed}; run the mix stage again"
+            )
+
     def pieces(self, row: int) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """Length and origin of each piece of a row."""
         first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
         return self.tokens.lengths_S[first:last], self.origins_S[first:last]
 
-    def row(self, row: int, out_L: Ids) -> _Row:
+    def length(self, row: int) -> int:
+        """Tokens of a row."""
+        return int(self.pieces(row)[0].sum())
+
+    def row(self, row: int, out_L: Ids) -> PackedRow:
         """Read a row's tokens to the beginning of ``out_L``; gives the rest of it."""
         self.pages.touch(5)
         first, last = self.tokens.first_sequences_D[row : row + 2].tolist()
         start, stop = self.tokens.first_token(first), self.tokens.first_token(last)
         bits = np.unpackbits(self.bits[start >> 3 : (stop + 7) >> 3])
         self.tokens.tokens_into(start, stop, out_L)
-        return _Row(
+        return PackedRow(
             bits[start & 7 : (start & 7) + stop - start].view(np.bool_),
             self.tokens.lengths_S[first:last],
             self.origins_S["source"][first:last],
+            None if self.begins is None else from_nibbles(self.begins, start, stop),
         )
-
-
-def _batch(tokens_BL: Ids, rows: Sequence[_Row]) -> RowBatch:
-    """Lay out rows whose tokens are in place already, padded."""
-    shape = tokens_BL.shape
-    is_target = np.zeros(shape, np.bool_)
-    segments, positions, sources = (np.empty(shape, np.int32) for _ in range(3))
-    for place, row in enumerate(rows):
-        filled = len(row.is_target_T)
-        is_target[place, :filled] = row.is_target_T
-        lengths = np.append(row.lengths_S, shape[1] - filled)
-        starts = np.cumsum(lengths) - lengths
-        segments[place] = np.repeat(np.arange(len(lengths)), lengths)
-        positions[place] = np.arange(shape[1]) - np.repeat(starts, lengths)
-        sources[place] = np.repeat(np.append(row.sources_S, row.sources_S[-1]), lengths)
-    return RowBatch(tokens_BL, segments, positions, is_target, sources)

@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from interloom.config.mixture import Units
 from interloom.core.errors import DataError
 from interloom.core.spans import Span
+from interloom.mixture.alignment import Begins
 from interloom.mixture.cutting import cut
 from interloom.mixture.examples import Example, Ids, Mask
+from interloom.mixture.packing import num_units
 from interloom.mixture.rows import DOCUMENTS_PER_GROUP
 
 DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens", pa.int32())])
@@ -26,13 +29,24 @@ DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens",
 
 @dataclass(frozen=True, slots=True)
 class CutRule:
-    """How documents become pieces: see ``cut``."""
+    """How documents become pieces, see ``cut``, and what these weigh in a row.
+
+    Pieces weigh their tokens; with ``units`` their units, of ids from ``speech_offset`` on so many
+    in one, but so much at least that a full row has no more than ``row_length`` tokens.
+    """
 
     row_length: int
     audio_begin: int
     audio_end: int
     refuses_unfit: bool
     keeps_whole: bool = False
+    speech_offset: int = 0
+    units: Units | None = None
+
+    @property
+    def room(self) -> int:
+        """What a row can hold."""
+        return self.row_length if self.units is None else self.units.per_row
 
     def whole(self) -> "CutRule":
         """The rule for pairs, whose loss hangs on all that stands before it: never cut."""
@@ -40,9 +54,16 @@ class CutRule:
 
     def pieces(self, ids_T: Ids) -> tuple[Span, ...] | None:
         """The pieces of a document; None if it fits no row."""
-        if self.keeps_whole and len(ids_T) > self.row_length:
-            return None
-        return cut(ids_T, self.row_length, begin=self.audio_begin, end=self.audio_end)
+        if self.keeps_whole:
+            return (Span(0, len(ids_T)),) if self.weight(ids_T) <= self.room else None
+        return cut(ids_T, self.room, begin=self.audio_begin, end=self.audio_end)
+
+    def weight(self, ids_T: Ids) -> int:
+        """Of a piece."""
+        if self.units is None:
+            return len(ids_T)
+        units = num_units(ids_T >= self.speech_offset, self.units.speech_tokens)
+        return max(units, -(-len(ids_T) * self.room // self.row_length))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +73,10 @@ class SpooledSource:
     Attributes:
         ids: The file of all tokens.
         targets: The file that says which of them are targets.
+        begins: The file that says what begins with them; empty where nobody asks for it.
         documents: Parquet table ``DOCUMENTS``, a row for each.
+        room: What a row can hold.
+        weights_P: What each piece takes of it.
         starts_P: First token of each piece in the spool; one more at the end.
         first_piece_D: First piece of each document; one more at the end.
         lengths_D: Tokens of each document.
@@ -63,7 +87,10 @@ class SpooledSource:
 
     ids: Path
     targets: Path
+    begins: Path
     documents: Path
+    room: int
+    weights_P: NDArray[np.int64]
     starts_P: NDArray[np.int64]
     first_piece_D: NDArray[np.int64]
     lengths_D: NDArray[np.int64]
@@ -89,6 +116,19 @@ class SpooledSource:
         """Which of them are targets, memory-mapped."""
         return _map(self.targets, "?")
 
+    def what_begins(self) -> Begins | None:
+        """What begins with them, memory-mapped."""
+        return _map(self.begins, "|u1") if self.begins.stat().st_size else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is open while a source is read."""
+
+    ids: BinaryIO
+    targets: BinaryIO
+    begins: BinaryIO
+
 
 @dataclass(slots=True)
 class _Spool:
@@ -96,12 +136,13 @@ class _Spool:
 
     lengths: "array[int]" = field(default_factory=lambda: array("q"))
     piece_lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    weights: "array[int]" = field(default_factory=lambda: array("q"))
     pieces: "array[int]" = field(default_factory=lambda: array("q"))
     licences: "array[int]" = field(default_factory=lambda: array("h"))
     licence_numbers: dict[str, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
-    def add(self, example: Example, rule: CutRule, ids: BinaryIO, targets: BinaryIO) -> bool:
+    def add(self, example: Example, rule: CutRule, files: "_Files") -> bool:
         """Take an example; says whether it has a token and fits a row."""
         spans = rule.pieces(example.ids_T)
         if spans is None:
@@ -110,11 +151,15 @@ class _Spool:
             return False
         self.lengths.append(len(example.ids_T))
         self.piece_lengths.extend(span.length for span in spans)
+        parts = (example.ids_T[span.start : span.stop] for span in spans)
+        self.weights.extend(map(rule.weight, parts))
         self.pieces.append(len(spans))
         number = self.licence_numbers.setdefault(example.licence, len(self.licence_numbers))
         self.licences.append(number)
-        ids.write(np.ascontiguousarray(example.ids_T, "<i4").tobytes())
-        targets.write(np.ascontiguousarray(example.is_target_T, "?").tobytes())
+        files.ids.write(np.ascontiguousarray(example.ids_T, "<i4").tobytes())
+        files.targets.write(np.ascontiguousarray(example.is_target_T, "?").tobytes())
+        if example.begins_T is not None:
+            files.begins.write(example.begins_T.tobytes())
         return True
 
     def _leave_out(self, example: Example, rule: CutRule) -> None:
@@ -134,14 +179,19 @@ def spool(name: str, examples: Iterable[Example], rule: CutRule, folder: Path) -
         DataError: An example fits no row and the rule refuses that.
     """
     held = _Spool()
-    ids, targets, documents = (folder / f"{name}.{end}" for end in ("ids", "targets", "parquet"))
-    with ids.open("wb") as ids_file, targets.open("wb") as targets_file:
-        taken = (one for one in examples if held.add(one, rule, ids_file, targets_file))
-        _write_documents(documents, taken)
+    ids, targets, begins, documents = (
+        folder / f"{name}.{end}" for end in ("ids", "targets", "begins", "parquet")
+    )
+    with ids.open("wb") as one, targets.open("wb") as two, begins.open("wb") as three:
+        files = _Files(one, two, three)
+        _write_documents(documents, (it for it in examples if held.add(it, rule, files)))
     return SpooledSource(
         ids,
         targets,
+        begins,
         documents,
+        rule.room,
+        np.array(held.weights, np.int64),
         _bounds(held.piece_lengths),
         _bounds(held.pieces),
         np.array(held.lengths, np.int64),

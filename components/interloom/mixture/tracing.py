@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from interloom.core.artifacts import ArtifactRef
 from interloom.mixture.indexed import IndexedTokens, ResidentPages
 from interloom.mixture.order import RowOrder
-from interloom.mixture.rows import INDEX, ORIGIN, RowIndex, StoredRows
+from interloom.mixture.row_index import RowIndex
+from interloom.mixture.rows import INDEX, ORIGIN, StoredRows
 from interloom.ports.store import ArtifactStore
 
 _ROWS_AT_ONCE = 1 << 16

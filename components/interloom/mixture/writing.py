@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from interloom.mixture.alignment import Begin, Begins, to_nibbles
 from interloom.mixture.indexed import write_index
 from interloom.mixture.packing import pack_best_fit
 from interloom.mixture.plan import Draws
-from interloom.mixture.rows import INDEX, ORIGIN, RowIndex, RowPart
+from interloom.mixture.row_index import RowIndex
+from interloom.mixture.rows import INDEX, ORIGIN, RowPart
 from interloom.mixture.spooling import SpooledSource
 from interloom.ports.store import ArtifactDraft
 from interloom.vocabulary.layout import Marker, VocabularyLayout
@@ -35,7 +37,9 @@ class RowCounts:
         targets: By source.
         modalities: Tokens that are text, speech or markers.
         licences: Tokens by SPDX tag.
+        utterances: Runs of speech, ``aligned`` and ``unaligned``; none where nobody asks for it.
         num_rows: Rows.
+        num_filled: Places that hold something: of tokens, or of units where rows count them.
         num_positions: Places in all rows, padding included.
     """
 
@@ -43,13 +47,15 @@ class RowCounts:
     targets: Counter[str] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
+    utterances: Counter[str] = field(default_factory=Counter)
     num_rows: int = 0
+    num_filled: int = 0
     num_positions: int = 0
 
     @property
     def fill(self) -> float:
         """The part of all places that is not padding."""
-        return self.tokens.total() / max(1, self.num_positions)
+        return self.num_filled / max(1, self.num_positions)
 
 
 def write_rows(
@@ -92,12 +98,14 @@ class _Pieces:
         origins_P: ``ORIGIN``.
         begins_P: First token of each in the spool of its source.
         lengths_P: Tokens of each.
+        weights_P: What each takes of a row's room.
     """
 
     rows_P: NDArray[np.int64]
     origins_P: NDArray[np.void]
     begins_P: NDArray[np.int64]
     lengths_P: NDArray[np.int64]
+    weights_P: NDArray[np.int64]
 
     def between(self, first_row: int, last_row: int) -> "_Pieces":
         """The pieces of the rows ``[first_row, last_row)``, counted from ``first_row``."""
@@ -108,6 +116,7 @@ class _Pieces:
             self.origins_P[held],
             self.begins_P[held],
             self.lengths_P[held],
+            self.weights_P[held],
         )
 
 
@@ -127,8 +136,10 @@ class _Writer:
         self._names = tuple(sources)
         self._sources = tuple(sources.values())
         self._maps = [(held.tokens(), held.is_target()) for held in self._sources]
+        self._begins = [held.what_begins() for held in self._sources]
         self._layout = layout
         self._row_length = row_length
+        self._room = self._sources[0].room
         self._part = part
         self._shard_rows: list[int] = []
         names = sorted({name for held in self._sources for name in held.licence_names})
@@ -156,6 +167,7 @@ class _Writer:
             licence_names=self._licence_names,
             shard_rows=tuple(self._shard_rows),
             phase_rows=phase_rows,
+            row_units=None if self._room == self._row_length else self._room,
         )
         with self._draft.shard(self._part.folder + INDEX) as shard:
             shard.path.write_text(index.to_json())
@@ -163,22 +175,24 @@ class _Writer:
     def _packed(self, sources_N: NDArray[np.int16], documents_N: NDArray[np.int64]) -> _Pieces:
         """The pieces of documents, in the order of the rows that best fit gives them."""
         parts = [self._pieces_of(number, sources_N, documents_N) for number in self._numbers()]
-        draws = np.concatenate([draws for draws, _, _, _ in parts])
+        draws = np.concatenate([part[0] for part in parts])
         order = np.argsort(draws, kind="stable")
-        origins, begins, lengths = (
-            np.concatenate([part[column] for part in parts])[order] for column in (1, 2, 3)
+        origins, begins, lengths, weights = (
+            np.concatenate([part[column] for part in parts])[order] for column in (1, 2, 3, 4)
         )
-        packing = pack_best_fit(lengths, self._row_length)
+        packing = pack_best_fit(weights, self._room)
         order = np.lexsort((packing.starts_P, packing.rows_P))
-        return _Pieces(packing.rows_P[order], origins[order], begins[order], lengths[order])
+        return _Pieces(
+            packing.rows_P[order], origins[order], begins[order], lengths[order], weights[order]
+        )
 
     def _numbers(self) -> Iterator[int]:
         return iter(range(len(self._sources)))
 
     def _pieces_of(
         self, number: int, sources_N: NDArray[np.int16], documents_N: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.void], NDArray[np.int64], NDArray[np.int64]]:
-        """Of the draws from one source: draw, origin, first token and length of each piece."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.void], *tuple[NDArray[np.int64], ...]]:
+        """Of the draws from one source: draw, origin, first token, length, weight of each piece."""
         source = self._sources[number]
         draws = np.flatnonzero(sources_N == number)
         documents = documents_N[draws]
@@ -193,7 +207,8 @@ class _Writer:
         origins["start"] = begins - np.repeat(source.starts_P[first], counts)
         origins["source"] = number
         origins["licence"] = self._licences(source)[origins["document"]]
-        return np.repeat(draws, counts), origins, begins, source.starts_P[pieces + 1] - begins
+        lengths, weights = source.starts_P[pieces + 1] - begins, source.weights_P[pieces]
+        return np.repeat(draws, counts), origins, begins, lengths, weights
 
     def _licences(self, source: SpooledSource) -> NDArray[np.int16]:
         """The licence of each document, as this artifact counts them."""
@@ -203,8 +218,8 @@ class _Writer:
         return np.array(own, np.int16)[source.licences_D]
 
     def _write_shard(self, pieces: _Pieces, num_rows: int) -> None:
-        """Write five files, and count."""
-        tokens, is_target = self._copied(pieces)
+        """Write its files, and count."""
+        tokens, is_target, begins = self._copied(pieces)
         bounds_P = np.concatenate([[0], np.cumsum(pieces.lengths_P)])
         first_pieces = np.searchsorted(pieces.rows_P, np.arange(num_rows + 1))
         targets_P = np.diff(np.concatenate([[0], np.cumsum(is_target)])[bounds_P])
@@ -222,13 +237,21 @@ class _Writer:
         with self._draft.shard(f"{folder}/pieces.bin") as shard:
             pieces.origins_P.tofile(shard.path)
             shard.count(**{f"{prefix}documents": len(pieces.origins_P)})
+        if begins is not None:
+            with self._draft.shard(f"{folder}/begins.bin") as shard:
+                to_nibbles(begins).tofile(shard.path)
+            self._count_utterances(tokens, begins)
         self._shard_rows.append(num_rows)
         self._count(pieces, tokens, targets_P)
 
-    def _copied(self, pieces: _Pieces) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Tokens and targets of the pieces, back to back; the first of a piece is no target."""
+    def _copied(
+        self, pieces: _Pieces
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], Begins | None]:
+        """The pieces back to back: tokens, targets, never the first of a piece, and begins."""
         total = int(pieces.lengths_P.sum())
         tokens, is_target = np.empty(total, "<i4"), np.empty(total, np.bool_)
+        is_aligned = any(held is not None for held in self._begins)
+        begins = np.zeros(total, np.uint8) if is_aligned else None
         start = 0
         places = zip(
             pieces.origins_P["source"].tolist(),
@@ -242,8 +265,18 @@ class _Writer:
             tokens[start:stop] = ids[begin : begin + length]
             is_target[start:stop] = targets[begin : begin + length]
             is_target[start] = False
+            if begins is not None and (held := self._begins[source]) is not None:
+                begins[start:stop] = held[begin : begin + length]
             start = stop
-        return tokens, is_target
+        return tokens, is_target, begins
+
+    def _count_utterances(self, tokens: NDArray[np.int32], begins: Begins) -> None:
+        """Utterances whose alignment is known, and those where it is not; markers part them."""
+        is_first = self._layout.is_speech(tokens)
+        is_first[1:] &= ~is_first[:-1]
+        is_aligned = begins[is_first] != Begin.NOTHING
+        aligned, number = int(is_aligned.sum()), len(is_aligned)
+        self.counts.utterances.update(aligned=aligned, unaligned=number - aligned)
 
     def _count(
         self, pieces: _Pieces, tokens: NDArray[np.int32], targets_P: NDArray[np.int64]
@@ -261,7 +294,8 @@ class _Writer:
         num_markers = len(tokens) - num_text - num_speech
         self.counts.modalities.update(text=num_text, speech=num_speech, marker=num_markers)
         self.counts.num_rows += self._shard_rows[-1]
-        self.counts.num_positions += self._shard_rows[-1] * self._row_length
+        self.counts.num_filled += int(pieces.weights_P.sum())
+        self.counts.num_positions += self._shard_rows[-1] * self._room
 
 
 def _by_name(

@@ -1,8 +1,9 @@
 """Plan the mixture and pack it into rows."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache, partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from interloom.config.mixture import MixtureConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
@@ -13,13 +14,17 @@ from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from interloom.corpora.tables import Split
-    from interloom.mixture.examples import Example
+    from interloom.mixture.alignment import Aligner
+    from interloom.mixture.examples import Example, Ids
     from interloom.mixture.spooling import SpooledSource
     from interloom.mixture.writing import RowCounts
     from interloom.vocabulary.layout import VocabularyLayout
 
 _NAMED = 16  # ids of left-out examples that the manifest lists
+_BPE_UTTERANCES = 100_000  # that units are learnt from
 
 
 class MixRequest(StageRequest):
@@ -65,7 +70,8 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
     with loss, ``mix/size/SOURCE`` those of one pass, ``mix/epochs/SOURCE`` the passes,
     ``mix/left_out/SOURCE`` examples that fit no row, ``mix/drawn/modality/...`` tokens of the rows
     by modality, ``mix/asked/licence/SPDX`` and ``mix/drawn/licence/SPDX`` those by licence,
-    ``mix/fill`` the part of all places that is not padding.
+    ``mix/fill`` the part of all places, or units, that is not padding; with ``alignment``,
+    ``mix/utterances/aligned`` and ``mix/utterances/unaligned`` runs of speech in the rows.
 
     Raises:
         ConfigError: The mixture cannot be made of these sources; says why.
@@ -79,8 +85,9 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
 
     layout = _layout(request, store)
     shutil.rmtree(work.folder / "spool", ignore_errors=True)
-    sources = _spool("train", request, store, layout, work)
-    heldout = _spool("heldout", request, store, layout, work)
+    aligner = _aligner(request, store)
+    sources = _spool("train", request, store, layout, aligner, work)
+    heldout = _spool("heldout", request, store, layout, aligner, work)
     phases = plan_phases(request.config, {name: held.num_tokens for name, held in sources.items()})
     lengths = {name: held.lengths_D for name, held in sources.items()}
     draws = draw_documents(phases, lengths, request.seed)
@@ -156,6 +163,7 @@ def _spool(
     request: MixRequest,
     store: ArtifactStore,
     layout: "VocabularyLayout",
+    aligner: "Aligner | None",
     work: Workspace,
 ) -> "dict[str, SpooledSource]":
     """A split of every source on disk, in the mixture's order; of what is held out, the first."""
@@ -167,6 +175,8 @@ def _spool(
         audio_begin=layout.marker(Marker.AUDIO_BEGIN),
         audio_end=layout.marker(Marker.AUDIO_END),
         refuses_unfit=request.config.unfit == "refuse",
+        speech_offset=layout.speech_offset,
+        units=request.config.units,
     )
     names = tuple(request.config.sources())
     folder = work.folder / "spool" / split
@@ -175,7 +185,7 @@ def _spool(
     for done, name in enumerate(names):
         work.progress.update(done, len(names), f"encoding {split} {name}")
         own = rule.whole() if name in {"transcribe", "speak"} else rule
-        examples = _examples(name, split, request, store, layout)
+        examples = _examples(name, split, request, store, layout, aligner)
         if split == "heldout":
             examples = first_examples(examples, request.config.heldout_tokens)
         sources[name] = spool(name, examples, own, folder)
@@ -188,6 +198,7 @@ def _examples(
     request: MixRequest,
     store: ArtifactStore,
     layout: "VocabularyLayout",
+    aligner: "Aligner | None",
 ) -> "Iterator[Example]":
     """The examples of one source."""
     from interloom.mixture import sources
@@ -195,6 +206,7 @@ def _examples(
 
     text_tokenizer = load_text_tokenizer(store, request.text_tokenizer)
     rows_of = partial(_rows, store, split)
+    times = ("text", "words") if aligner else ()
     match name:
         case "text" | "filler":
             rows = rows_of(request.text, "documents", "text", "facts")
@@ -202,19 +214,62 @@ def _examples(
                 rows = (row for row in rows if (not row["facts"]) == (name == "filler"))
             return sources.text_examples(rows, layout, text_tokenizer)
         case "speech":
-            return sources.speech_examples(rows_of(request.tokens, "tokens", "codes"), layout)
+            rows = rows_of(request.tokens, "tokens", "codes", *times)
+            return sources.speech_examples(rows, layout, aligner)
         case "transcribe" | "speak":
-            rows = rows_of(request.tokens, "tokens", "text", "codes")
+            rows = rows_of(request.tokens, "tokens", "text", "codes", *times[1:])
             make = sources.transcribe_examples if name == "transcribe" else sources.speak_examples
-            return make((row for row in rows if row["text"]), layout, text_tokenizer)
+            return make((row for row in rows if row["text"]), layout, text_tokenizer, aligner)
         case _:
             if request.interleaved is None:
                 raise ConfigError(
                     "the mixture names interleaved rows, but the request has none; run the "
                     "interleave stage, or take 'interleaved' out of the mixture"
                 )
-            rows = rows_of(request.interleaved, "interleaved", "ids")
-            return sources.interleaved_examples(rows, layout)
+            spoken = ("spans", "text") if aligner else ()
+            rows = rows_of(request.interleaved, "interleaved", "ids", *spoken)
+            return sources.interleaved_examples(rows, layout, aligner)
+
+
+def _aligner(request: MixRequest, store: ArtifactStore) -> "Aligner | None":
+    """What says where patches may begin, if the mixture asks for it."""
+    match request.config.alignment:
+        case "off":
+            return None
+        case "words":
+            return _word_aligner(request, store)
+        case "units":
+            import numpy as np
+
+            from interloom.mixture.unit_bpe import UnitBpe
+
+            rows = _rows(store, "train", request.tokens, "tokens", "codes")
+            return UnitBpe.train(
+                (np.asarray(row["codes"], np.int32) for row in islice(rows, _BPE_UTTERANCES)),
+                codebook_size=store.manifest(request.tokens).facts["codebook_size"],
+                num_units=request.config.alignment_units,
+            )
+        case _:
+            assert_never(request.config.alignment)
+
+
+def _word_aligner(request: MixRequest, store: ArtifactStore) -> "Aligner":
+    """Known times, or the speech tokenizer's CTC aligner without words that cannot be there."""
+    from interloom.mixture.alignment import WordAligner
+    from interloom.speech_tokenizer.runtime import load_speech_tokenizer
+
+    load = cache(lambda: load_speech_tokenizer(store, request.tokenizer))
+
+    def find(codes: "Ids", words: "Sequence[str]") -> list[dict[str, int]]:
+        tokenizer = load()
+        try:
+            found = [one.span for one in tokenizer.align(codes, words) if not one.refusal]
+        except DataError:  # more words than codes
+            return []
+        spans = [tokenizer.clock.span(span.start, span.stop) for span in found]
+        return [{"start": span.start, "stop": span.stop} for span in spans]
+
+    return WordAligner(find)
 
 
 def _rows(
@@ -254,6 +309,7 @@ def _metrics(
     for licence, tokens in sorted(_asked_by_licence(asked, sources).items()):
         points[f"asked/licence/{licence}"] = tokens
         points[f"drawn/licence/{licence}"] = counts.licences[licence]
+    points |= {f"utterances/{name}": n for name, n in sorted(counts.utterances.items())}
     points["rows"] = counts.num_rows
     points["fill"] = counts.fill
     return tuple(Metric(f"mix/{name}", float(value)) for name, value in points.items())

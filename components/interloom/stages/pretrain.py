@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from interloom.config.language_model import PretrainConfig
+from interloom.config.patches import PatchConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, DataError
 from interloom.ports.catalog import Metric
@@ -45,12 +46,14 @@ def pretrain(
     """Train from random weights or those of ``start``; every rank calls this and gets the same.
 
     Curves: ``train/loss``, ``train/loss/text``, ``train/loss/speech``, ``train/loss/marker`` and
-    ``train/loss/source/NAME``. Results: ``language_model/...`` with the last point of each, and
-    ``language_model/heldout/loss...`` on what the mixture holds out.
+    ``train/loss/source/NAME``; with latent patches ``train/patches/...``. Results:
+    ``language_model/...`` with the last point of each, and ``language_model/heldout/loss...`` on
+    what the mixture holds out, with static patches.
 
     Raises:
         ConfigError: Rows are longer than the model takes.
-        DataError: The loss stopped being finite; or ``start`` has another vocabulary or shape.
+        DataError: The loss stopped being finite; or ``start`` has another vocabulary, shape or
+            patches.
     """
     from interloom.language_model.task import LanguageModelTask
     from interloom.mixture.rows import load_rows
@@ -92,7 +95,7 @@ def _model(request: PretrainRequest, layout: "VocabularyLayout") -> "AnyTransfor
 
     model = build_model(
         request.config.model,
-        request.config.patches,
+        request.config.laid_patches,
         layout,
         has_activation_checkpointing=request.config.has_activation_checkpointing,
         loss_chunk_tokens=request.config.loss_chunk_tokens,
@@ -127,6 +130,7 @@ def _start_from(
         return
     base = load_language_model(store, start)
     layout.require(base.layout.digest, holder=str(start))
+    _require_alike(base.patches, request.config.patches, start)
     try:
         model.load_state_dict(base.model.state_dict())
     except RuntimeError as error:
@@ -136,15 +140,36 @@ def _start_from(
         ) from error
 
 
+def _require_alike(held: PatchConfig, asked: PatchConfig, start: ArtifactRef) -> None:
+    """Refuse a model whose patches are others; words may go before static cuts, or after them.
+
+    Raises:
+        DataError: They are; says which.
+    """
+    found, wanted = (("off", 0) if one.kind == "off" else ("on", one.size) for one in (held, asked))
+    if found != wanted:
+        raise DataError(
+            f"{start} was trained with patches.kind = {held.kind!r} and size {held.size}, this is "
+            f"{asked.kind!r} and {asked.size}; start from a model of the same patches, or from none"
+        )
+
+
 def _metrics(
     request: PretrainRequest, rows: "StoredRows", trained: "Trained"
 ) -> tuple[Metric, ...]:
     """What the run came to: the last point of each loss, and how much was seen."""
     config = request.config
     num_rows = config.train.num_steps * config.rows_per_step
-    last = {point.name: point.value for point in trained.curves if "loss" in point.name}
+    last = {
+        point.name: point.value
+        for point in trained.curves
+        if "loss" in point.name or "patches/" in point.name
+    }
+    flops = [point.value for point in trained.curves if point.name == "train/flops"]
+    batches = config.train.num_steps * config.train.gradient_accumulation * config.train.num_ranks
     numbers = {
         "parameters": float(sum(value.numel() for value in trained.weights.values())),
+        "flops": batches * sum(flops) / max(1, len(flops)),
         "positions_seen": float(num_rows * rows.row_length),
         "epochs": num_rows / rows.num_rows,
     }
@@ -193,7 +218,7 @@ def _store(
         StoredModel(
             weights=trained.weights,
             config=request.config.model,
-            patches=request.config.patches,
+            patches=request.config.laid_patches,
             layout=layout,
             card=card,
             parents=inputs,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.mixture.alignment import Begin
 from interloom.mixture.examples import Example
 from interloom.mixture.plan import all_documents, draw_documents
 from interloom.mixture.rows import RowPart
@@ -17,15 +18,25 @@ LAYOUT = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
 
 
 def counting_examples(
-    num_documents: int, *, is_speech: bool, layout: VocabularyLayout = LAYOUT
+    num_documents: int,
+    *,
+    is_speech: bool,
+    is_aligned: bool = False,
+    layout: VocabularyLayout = LAYOUT,
 ) -> list[Example]:
-    """Documents that count up by a step of their own, modulo 20 in text and 16 in speech."""
+    """Documents that count up by a step of their own, modulo 20 in text and 16 in speech.
+
+    If they are aligned, every third code of speech begins a word.
+    """
     examples = []
     for number in range(num_documents):
         length = 6 + number * 5 % 17
         values = (number + np.arange(length) * (1 + number % 3)).astype(np.int32)
         ids = layout.wrap_audio(values % 16) if is_speech else values % 20
-        examples.append(Example.after(f"{number}", ids, 1, "CC0-1.0"))
+        begins = np.zeros(len(ids), np.uint8)
+        begins[1:-1:3] = Begin.WORD
+        known = begins if is_aligned and is_speech else None
+        examples.append(Example.after(f"{number}", ids, 1, "CC0-1.0", known))
     return examples
 
 
@@ -35,6 +46,7 @@ def store_counting_rows(
     *,
     num_documents: int = 60,
     row_length: int = 48,
+    is_aligned: bool = False,
     layout: VocabularyLayout = LAYOUT,
 ) -> ArtifactRef:
     """An artifact of packed rows of counting in text and in speech.
@@ -50,7 +62,9 @@ def store_counting_rows(
     sources = {
         name: spool(
             name,
-            counting_examples(num_documents, is_speech=name == "speech", layout=layout),
+            counting_examples(
+                num_documents, is_speech=name == "speech", is_aligned=is_aligned, layout=layout
+            ),
             rule,
             folder,
         )

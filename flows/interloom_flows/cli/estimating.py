@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 PEAK_TFLOPS = 989.0  # bf16, dense, of an H100 or H200
 MFU = 0.45
-EXPECTED_SPEECH = 0.62  # of the tokens of interleaved rows: spec section 4
+EXPECTED_SPEECH = {"text_then_speech": 0.77}  # of the tokens of interleaved rows: spec section 7.4
+EXPECTED_SPEECH_OF_SPANS = 0.62  # section 4
 
 
 def show_budget(
@@ -24,7 +25,7 @@ def show_budget(
     """Parameters, operations, memory by ZeRO stage, GPU-hours and storage of ``pretrain``.
 
     How much of the rows is speech counts where it is patched: as drawn if the ``mix`` stage has
-    run, else as P1 expects it: 62 % of all that is not plain text.
+    run, else as the papers expect it: 62 % of all that is not plain text, 77 % for P2's policy.
     """
     from interloom.language_model.budget import pretraining_budget
     from interloom.vocabulary.layout import VocabularyLayout
@@ -35,15 +36,18 @@ def show_budget(
         text_tokenizer="",
         tokenizer="",
     ).size
+    speech_share = _speech_share(recipe, drawn)
+    row_length = recipe.mixture.expected_row_length(speech_share)
     budget = pretraining_budget(
         recipe.pretrain,
         vocab_size,
-        row_length=recipe.mixture.row_length,
+        row_length=row_length,
         stored_tokens=recipe.mixture.total_tokens,
-        speech_share=_speech_share(recipe, drawn),
+        speech_share=speech_share,
     )
     shown = screen.table("Pre-training on paper", "", ">")
-    for name, value in _facts(recipe, budget, vocab_size, peak_tflops, mfu).items():
+    facts = {"tokens of a row": f"{row_length:,}", "vocabulary": f"{vocab_size:,}"}
+    for name, value in (_facts(recipe, budget, peak_tflops, mfu) | facts).items():
         shown.add_row(name, value)
     screen.out().print(shown)
     _show_memory(recipe, budget)
@@ -59,7 +63,8 @@ def _speech_share(recipe: "Recipe", drawn: Mapping[str, float] | None) -> float:
         return drawn.get(f"{prefix}speech", 0.0) / max(1.0, total)
     text = recipe.mixture.text
     budget = text.budget if text is not None else None
-    return EXPECTED_SPEECH * (1 - (budget.share if isinstance(budget, Share) else 0.0))
+    expected = EXPECTED_SPEECH.get(recipe.interleave.policy.kind, EXPECTED_SPEECH_OF_SPANS)
+    return expected * (1 - (budget.share if isinstance(budget, Share) else 0.0))
 
 
 def show_asked(
@@ -127,17 +132,14 @@ def _show_drawn(drawn: Mapping[str, float]) -> None:
     screen.out().print(shown)
 
 
-def _facts(
-    recipe: "Recipe", budget: "Budget", vocab_size: int, peak_tflops: float, mfu: float
-) -> dict[str, str]:
+def _facts(recipe: "Recipe", budget: "Budget", peak_tflops: float, mfu: float) -> dict[str, str]:
     train = recipe.pretrain.train
     hours = budget.gpu_hours(peak_flops_per_s=peak_tflops * 1e12, mfu=mfu)
     return {
         "parameters": number(budget.parameters),
         "of them in the tables of tokens": number(budget.embedding_parameters),
-        "vocabulary": f"{vocab_size:,}",
         "tokens trained on": number(budget.tokens),
-        "tokens a step": number(recipe.pretrain.rows_per_step * recipe.mixture.row_length),
+        "tokens a step": number(budget.tokens / train.num_steps),
         "steps": f"{train.num_steps:,}",
         "FLOPs": f"{budget.flops:.3g}",
         f"GPU-hours at {mfu:.0%} of {peak_tflops:g} TFLOP/s": f"{hours:,.1f}",

@@ -1,14 +1,106 @@
 """Where rows of joint ids are cut into patches.
 
-Legend: B rows, T tokens, P patches of the row that has most.
+Legend: B rows, T tokens of a row, N of all rows, R runs, M patches of all rows, P patches of the
+row that has most.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interloom.core.errors import ConfigError
+from interloom.mixture.alignment import Begin, Begins
+
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+Numbers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cuts:
+    """The patches of all rows, row after row.
+
+    Attributes:
+        lengths_M: Tokens of each; they sum to all tokens.
+        is_whole_M: Whether it has all the tokens that its kind of patch can have. A word never has:
+            that it is over is known only from what follows.
+        is_aligned_M: Whether it is a word or a silence.
+    """
+
+    lengths_M: Counts
+    is_whole_M: Flags
+    is_aligned_M: Flags
+
+
+def cut(
+    is_speech_BT: Flags,
+    segments_BT: Numbers,
+    size: int,
+    begins_BT: Begins | None = None,
+    *,
+    merges_silence: bool = False,
+) -> Cuts:
+    """Cut runs of speech into words and silences, or every ``size`` tokens (spec 7.3).
+
+    All that is not speech is a patch of one; no patch holds two modalities or documents. Static
+    cuts depend on nothing after them: rows that are equal up to a token are cut alike up to there.
+
+    Args:
+        is_speech_BT: Which tokens are speech codes; markers are not.
+        segments_BT: The document of each token, at least 0; documents lie in one piece.
+        size: p. What is left at the end of a run, or a run shorter than that, is a short patch.
+        begins_BT: What begins with a token. A word or a silence is one patch, of any length; all
+            else, such as a run without alignment, is cut every ``size`` tokens.
+        merges_silence: A silence belongs to the word before it, or to the first one after it.
+
+    Raises:
+        ConfigError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"a patch holds at least 1 speech token, got {size}")
+    is_speech_N = is_speech_BT.ravel()
+    begins_run_N = _begins_document(segments_BT).ravel()
+    begins_run_N[1:] |= is_speech_N[1:] != is_speech_N[:-1]
+    begins_N = None if begins_BT is None else begins_BT.ravel()
+    if begins_N is not None:
+        begins_N = _merged(begins_N, begins_run_N) if merges_silence else begins_N
+        begins_run_N |= begins_N != Begin.NOTHING
+    starts_R = np.flatnonzero(begins_run_N)
+    runs_R = np.diff(starts_R, append=is_speech_N.size)
+    limit_R = np.where(is_speech_N[starts_R], size, 1)
+    is_aligned_R = np.zeros(len(starts_R), np.bool_)
+    if begins_N is not None:
+        is_aligned_R = np.isin(begins_N[starts_R], (Begin.WORD, Begin.SILENCE))
+        limit_R = np.where(is_aligned_R, runs_R, limit_R)
+    return _cut_runs(runs_R, limit_R, is_aligned_R)
+
+
+def _cut_runs(runs_R: Counts, limit_R: Counts, is_aligned_R: Flags) -> Cuts:
+    """Patches of at most so many tokens of each run."""
+    count_R = (runs_R + limit_R - 1) // limit_R
+    last_R = np.cumsum(count_R) - 1
+    rest_R = runs_R - (count_R - 1) * limit_R
+    lengths_M = np.repeat(limit_R, count_R)
+    lengths_M[last_R] = rest_R
+    is_whole_M = np.ones(len(lengths_M), np.bool_)
+    is_whole_M[last_R] = (rest_R == limit_R) & ~is_aligned_R
+    is_aligned_M = np.zeros(len(lengths_M), np.bool_)
+    is_aligned_M[last_R] = is_aligned_R
+    return Cuts(lengths_M, is_whole_M, is_aligned_M)
+
+
+def _merged(begins_N: Begins, begins_run_N: Flags) -> Begins:
+    """What begins, without silences but those at the start of an utterance, which take a word."""
+    is_silence_N = begins_N == Begin.SILENCE
+    held_N = np.where(is_silence_N & ~begins_run_N, Begin.NOTHING, begins_N).astype(np.uint8)
+    places = np.flatnonzero(held_N)
+    leads = np.flatnonzero(held_N[places] == Begin.SILENCE)
+    held_N[places[leads + 1]] = Begin.NOTHING
+    return held_N
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,80 +131,55 @@ class Patches:
         """How many of its row's first patches are complete when a token has been read."""
         return self.number_BT + self.is_closed_BT
 
+    @classmethod
+    def of(cls, cuts: Cuts, segments_BT: Numbers) -> "Patches":
+        """The patches of rows that were cut."""
+        rows, length = segments_BT.shape
+        stops_M = np.cumsum(cuts.lengths_M)
+        starts_M = stops_M - cuts.lengths_M
+        row_M = starts_M // length
+        first_B = np.searchsorted(starts_M, np.arange(rows) * length)
+        place_M = np.arange(len(starts_M)) - first_B[row_M]
+        begins_M = _begins_document(segments_BT).ravel()[starts_M]
+        first_M = np.maximum.accumulate(np.where(begins_M, np.arange(len(starts_M)), 0))
+        shape = (rows, int(place_M.max()) + 1)
+        segments_BP, positions_BP = np.full(shape, -1), np.zeros(shape, np.int64)
+        segments_BP[row_M, place_M] = segments_BT.ravel()[starts_M]
+        positions_BP[row_M, place_M] = np.arange(len(starts_M)) - first_M
+        is_closed_N = np.zeros(rows * length, np.bool_)
+        is_closed_N[stops_M[cuts.is_whole_M] - 1] = True
+        number_N = np.repeat(place_M, cuts.lengths_M)
+        return cls(
+            torch.from_numpy(number_N.reshape(rows, length)),
+            torch.from_numpy(is_closed_N.reshape(rows, length)),
+            torch.from_numpy(segments_BP),
+            torch.from_numpy(positions_BP),
+        )
+
+    def to(self, device: torch.device) -> "Patches":
+        """The same there."""
+        return Patches(
+            self.number_BT.to(device),
+            self.is_closed_BT.to(device),
+            self.segments_BP.to(device),
+            self.positions_BP.to(device),
+        )
+
 
 def static_patches(is_speech_BT: Tensor, segments_BT: Tensor, size: int) -> Patches:
-    """Cut each run of speech every ``size`` tokens; all else is a patch of one (spec 7.3).
-
-    A cut depends on nothing after it: rows that are equal up to a token are cut alike up to there.
-
-    Args:
-        is_speech_BT: Which tokens are speech codes; markers are not.
-        segments_BT: The document of each token, at least 0; documents lie in one piece.
-        size: p.
+    """Rows of tensors cut every ``size`` tokens of speech; lies where they do.
 
     Raises:
         ConfigError: ``size`` is below 1.
     """
-    cuts = static_cuts(is_speech_BT, segments_BT, size)
-    number_M = torch.arange(len(cuts.lengths_M), device=cuts.lengths_M.device)
-    number_N = number_M.repeat_interleave(cuts.lengths_M, output_size=is_speech_BT.numel())
-    starts_M = cuts.lengths_M.cumsum(0) - cuts.lengths_M
-    is_closed_N = torch.zeros_like(is_speech_BT).flatten()
-    is_closed_N[(starts_M + cuts.lengths_M - 1)[cuts.is_whole_M]] = True
-    return _by_row(
-        number_N.view(is_speech_BT.shape), is_closed_N.view(is_speech_BT.shape), segments_BT
+    segments = segments_BT.cpu().numpy()
+    return Patches.of(cut(is_speech_BT.cpu().numpy(), segments, size), segments).to(
+        segments_BT.device
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cuts:
-    """The M patches of all rows, row after row.
-
-    Attributes:
-        lengths_M: Tokens of each; they sum to all tokens.
-        is_whole_M: Whether it has all the tokens that its kind of patch can have.
-    """
-
-    lengths_M: Tensor
-    is_whole_M: Tensor
-
-
-def static_cuts(is_speech_BT: Tensor, segments_BT: Tensor, size: int) -> Cuts:
-    """The same as lengths alone; R runs of one modality in one document.
-
-    Raises:
-        ConfigError: ``size`` is below 1.
-    """
-    if size < 1:
-        raise ConfigError(f"a patch holds at least 1 speech token, got {size}")
-    is_speech_N = is_speech_BT.flatten()
-    begins_run = _begins_document(segments_BT).flatten()
-    begins_run[1:] |= is_speech_N[1:] != is_speech_N[:-1]
-    starts_R = begins_run.nonzero()[:, 0]
-    runs_R = starts_R.diff(append=starts_R.new_tensor([len(is_speech_N)]))
-    limit_R = torch.where(is_speech_N[starts_R], size, 1)
-    count_R = (runs_R + limit_R - 1) // limit_R
-    last_R = count_R.cumsum(0) - 1
-    rest_R = runs_R - (count_R - 1) * limit_R
-    lengths_M = limit_R.repeat_interleave(count_R, output_size=int(last_R[-1]) + 1)
-    lengths_M[last_R] = rest_R
-    is_whole_M = torch.ones_like(lengths_M, dtype=torch.bool)
-    is_whole_M[last_R] = rest_R == limit_R
-    return Cuts(lengths_M, is_whole_M)
-
-
-def _begins_document(segments_BT: Tensor) -> Tensor:
+def _begins_document(segments_BT: Numbers) -> Flags:
     """The first token of each document, (B, T)."""
-    begins = torch.ones_like(segments_BT, dtype=torch.bool)
-    begins[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    begins = np.ones(segments_BT.shape, np.bool_)
+    np.not_equal(segments_BT[:, 1:], segments_BT[:, :-1], out=begins[:, 1:])
     return begins
-
-
-def _by_row(number_BT: Tensor, is_closed_BT: Tensor, segments_BT: Tensor) -> Patches:
-    """Patches counted in each row for itself, rows of as many patches as the longest has."""
-    number_BT = number_BT - number_BT[:, :1]
-    shape = (len(number_BT), int(number_BT[:, -1].max()) + 1)
-    first_BT = torch.where(_begins_document(segments_BT), number_BT, 0).cummax(dim=1).values
-    segments_BP = number_BT.new_full(shape, -1).scatter(1, number_BT, segments_BT.long())
-    positions_BP = number_BT.new_zeros(shape).scatter(1, number_BT, number_BT - first_BT)
-    return Patches(number_BT, is_closed_BT, segments_BP, positions_BP)

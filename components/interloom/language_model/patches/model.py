@@ -22,8 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
 from interloom.language_model.attention import attend
-from interloom.language_model.cross_entropy import chunked_cross_entropy
-from interloom.language_model.model import Block, rotary_turn
+from interloom.language_model.model import Block, next_token_loss, rotary_turn
 from interloom.language_model.patches.cutting import Patches, static_patches
 from interloom.language_model.patches.sizes import local_shape
 
@@ -210,20 +209,23 @@ class PatchedTransformer(nn.Module):
         positions_BT: Tensor,
         segments_BT: Tensor,
         is_target_BT: Tensor,
+        patches: Patches | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of packed rows, as ``Transformer.forward`` has it."""
-        hidden_BTL = self.hidden(tokens_BT, positions_BT, segments_BT)
-        predicts_BT = is_target_BT.roll(-1, dims=1)
-        return chunked_cross_entropy(
-            hidden_BTL[predicts_BT],
-            self.output_weight,
-            tokens_BT[is_target_BT],
-            self.loss_chunk_tokens,
+        """The loss of packed rows, as ``Transformer.forward`` has it; static patches by default."""
+        hidden_BTL = self.hidden(tokens_BT, positions_BT, segments_BT, patches)
+        return next_token_loss(
+            hidden_BTL, self.output_weight, tokens_BT, is_target_BT, self.loss_chunk_tokens
         )
 
-    def hidden(self, tokens_BT: Tensor, positions_BT: Tensor, segments_BT: Tensor) -> Tensor:
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        segments_BT: Tensor,
+        patches: Patches | None = None,
+    ) -> Tensor:
         """The last states (B, T, L), normalised."""
-        patches = self.cut(tokens_BT, segments_BT)
+        patches = self.cut(tokens_BT, segments_BT) if patches is None else patches
         states_BTL, x_BPD = self.encoder(tokens_BT, positions_BT, segments_BT, patches)
         turn = rotary_turn(patches.positions_BP, self.config, x_BPD.dtype)
         mask = patch_mask(patches)
@@ -236,7 +238,7 @@ class PatchedTransformer(nn.Module):
         return out
 
     def cut(self, tokens_BT: Tensor, segments_BT: Tensor) -> Patches:
-        """Where the patches of these rows are."""
+        """Static patches of these rows."""
         return static_patches(tokens_BT >= self.speech_offset, segments_BT, self.patching.size)
 
     @property
