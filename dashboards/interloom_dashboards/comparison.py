@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from interloom.evaluation.numbers import Number, fold_intervals
 from interloom.ports.catalog import Catalog, RunRecord, RunState
 
 _SEARCHED = 500
@@ -20,12 +21,12 @@ class Arm:
     Attributes:
         run_id: Which.
         changed: Its values of the keys in which the runs differ.
-        numbers: Value, lower and upper bound of each result; bounds are None where it has none.
+        numbers: Each result that has a value, by name.
     """
 
     run_id: str
     changed: Mapping[str, str]
-    numbers: Mapping[str, tuple[float, float | None, float | None]]
+    numbers: Mapping[str, Number]
 
     @property
     def label(self) -> str:
@@ -52,8 +53,8 @@ class ComparisonView:
                 {
                     name
                     for arm in self.arms
-                    for name, (_, low, _) in arm.numbers.items()
-                    if low is not None
+                    for name, number in arm.numbers.items()
+                    if number.low is not None
                 }
             )
         )
@@ -103,23 +104,28 @@ def draw(shown: ComparisonView, names: Sequence[str]) -> None:
 def table(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, object]]:
     """One line a run: what it changed, and each result with its interval."""
     for arm in shown.arms:
-        line: dict[str, object] = dict(arm.changed)
-        for name in names:
-            if name in arm.numbers:
-                value, low, high = arm.numbers[name]
-                has_bounds = low is not None and high is not None
-                bounds = f" ({low:.3f} to {high:.3f})" if has_bounds else ""
-                line[name] = f"{value:.3f}{bounds}"
-        yield line
+        held = {name: _cell(arm.numbers[name]) for name in names if name in arm.numbers}
+        yield {**arm.changed, **held}
+
+
+def _cell(number: Number) -> str:
+    has_bounds = number.low is not None and number.high is not None
+    bounds = f" ({number.low:.3f} to {number.high:.3f})" if has_bounds else ""
+    return f"{number.value:.3f}{bounds}"
 
 
 def points(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, object]]:
     """One point a run and result, for the chart."""
     for arm in shown.arms:
         for name in names:
-            if name in arm.numbers:
-                value, low, high = arm.numbers[name]
-                yield {"run": arm.label, "result": name, "value": value, "low": low, "high": high}
+            if (number := arm.numbers.get(name)) is not None:
+                yield {
+                    "run": arm.label,
+                    "result": name,
+                    "value": number.value,
+                    "low": number.low,
+                    "high": number.high,
+                }
 
 
 def chart() -> dict[str, Any]:
@@ -160,17 +166,11 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield path, json.dumps(value)
 
 
-def _numbers(catalog: Catalog, run_id: str) -> dict[str, tuple[float, float | None, float | None]]:
-    """The results of all stages of a run with their bounds."""
+def _numbers(catalog: Catalog, run_id: str) -> dict[str, Number]:
+    """The results of all stages of a run that have a value, by name."""
     values = {
         metric.name: metric.value
         for stage in catalog.runs(parent_run_id=run_id)
-        for metric in catalog.metrics(stage.run_id)
-        if metric.step is None
+        for metric in catalog.results(stage.run_id)
     }
-    found = {}
-    for name, value in values.items():
-        if not name.endswith(("/low", "/high", "/n")):
-            base = name.removesuffix("/accuracy")
-            found[base] = (value, values.get(f"{base}/low"), values.get(f"{base}/high"))
-    return found
+    return {one.name: one for one in fold_intervals(values) if one.value is not None}

@@ -10,11 +10,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
+from typing import IO
 
 from interloom.bootstrap import Services
 from interloom.config.overrides import parse_assignment
@@ -114,14 +116,17 @@ def run_sweep(
     settings = services.settings
     server = prefect_api(settings.home, settings.prefect_api_url)
 
+    running = _Running()
+
     def run(place: int) -> ArmResult:
-        return _run_arm(services, sweep, options, place, say)
+        return _run_arm(services, sweep, options, place, say, running)
 
     with nullcontext() if is_complete else server, ThreadPoolExecutor(options.num_jobs) as pool:
         try:
             return tuple(pool.map(run, range(len(sweep.arms))))
         except BaseException:
             pool.shutdown(cancel_futures=True, wait=False)
+            running.end()
             raise
 
 
@@ -150,7 +155,7 @@ def save_comparison(
 
 def shown_names(results: Sequence[ArmResult], asked: Sequence[str]) -> tuple[str, ...]:
     """The numbers to show: those asked for, or all that have an interval and are not all equal."""
-    known = dict.fromkeys(name_of(number) for result in results for number in result.numbers)
+    known = dict.fromkeys(number.name for result in results for number in result.numbers)
     if asked:
         return tuple(name for name in known if any(name.startswith(begin) for begin in asked))
     return tuple(
@@ -161,14 +166,9 @@ def shown_names(results: Sequence[ArmResult], asked: Sequence[str]) -> tuple[str
     )
 
 
-def name_of(number: Number) -> str:
-    """A result's name without the word that says what kind of share it is."""
-    return number.name.removesuffix("/accuracy")
-
-
 def number_of(result: ArmResult, name: str) -> Number | None:
     """One result of an arm."""
-    return next((number for number in result.numbers if name_of(number) == name), None)
+    return next((number for number in result.numbers if number.name == name), None)
 
 
 def is_apart(one: Number | None, other: Number | None) -> bool:
@@ -187,8 +187,50 @@ def _parameters(
     return PipelineParameters(recipe=sweep.recipe, overrides=tuple(overrides), only=only)
 
 
+class _Running:
+    """The processes of arms; whoever is told to end the sweep ends them all."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._is_ended = False
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start one.
+
+        Raises:
+            KeyboardInterrupt: The sweep was ended.
+        """
+        with self._lock:
+            if self._is_ended:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            self._processes.append(process)
+            return process
+
+    def end(self) -> None:
+        """Tell all to end, and let no other begin."""
+        with self._lock:
+            self._is_ended = True
+            for process in self._processes:
+                process.terminate()
+
+
 def _run_arm(
-    services: Services, sweep: Sweep, options: SweepOptions, place: int, say: Say
+    services: Services,
+    sweep: Sweep,
+    options: SweepOptions,
+    place: int,
+    say: Say,
+    running: _Running,
 ) -> ArmResult:
     """One arm: reuse it, or run it as a command and read what it published."""
     overrides = sweep.arms[place]
@@ -202,7 +244,9 @@ def _run_arm(
     say(f"{name}: {len(plan.to_run)} of {len(plan.steps)} stages to run")
     started_s = time.monotonic()
     log = options.folder / f"arm-{place + 1}.log"
-    code = _execute(services, parameters, options, log)
+    with log.open("wb") as file:
+        command, environment = _command(services, parameters, options)
+        code = running.start(command, environment, file).wait()
     wall_s = time.monotonic() - started_s
     if code:
         error = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
@@ -213,10 +257,10 @@ def _run_arm(
     return replace(named, wall_s=wall_s, numbers=numbers)
 
 
-def _execute(
-    services: Services, parameters: PipelineParameters, options: SweepOptions, log: Path
-) -> int:
-    """``interloom run`` in a process of its own, with its share of the threads; gives its code."""
+def _command(
+    services: Services, parameters: PipelineParameters, options: SweepOptions
+) -> tuple[list[str], dict[str, str]]:
+    """``interloom run`` with its environment: the same home, and its share of the threads."""
     changes = [part for override in parameters.overrides for part in ("--set", override)]
     only = ["--only", parameters.only] if parameters.only is not None else []
     threads = max(1, services.settings.num_threads // options.num_jobs)
@@ -226,20 +270,7 @@ def _execute(
             "INTERLOOM_NUM_THREADS": str(threads),
         }
     )
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*_COMMAND, parameters.recipe, *changes, *only],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            return process.wait()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+    return [*_COMMAND, parameters.recipe, *changes, *only], environment
 
 
 def _resolve(services: Services, parameters: PipelineParameters) -> Plan:

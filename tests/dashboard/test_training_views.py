@@ -64,8 +64,8 @@ def test_a_stage_is_shown_by_families_of_curves_with_its_spikes(world) -> None: 
 
 
 def test_text_that_is_lost_since_the_run_before_raises_an_alarm(world) -> None:  # type: ignore[no-untyped-def]
-    _run(world, "tiny", "{}", (Metric("cloze/T->T/story/accuracy", 0.9),))
-    later = _run(world, "tiny", "{}", (Metric("cloze/T->T/story/accuracy", 0.8),))
+    _run(world, "tiny", "{}", (Metric("cloze/T->T/story", 0.9),))
+    later = _run(world, "tiny", "{}", (Metric("cloze/T->T/story", 0.8),))
 
     assert [a.signature for a in training.run_alarms(world.catalog, later)] == [
         "text ability falls"
@@ -109,8 +109,8 @@ def _store_row(
 def test_runs_of_a_recipe_are_compared_by_what_they_changed(world) -> None:  # type: ignore[no-untyped-def]
     for share, value in ((0.0, 0.5), (0.64, 0.9)):
         request = f'{{"seed": 0, "mixture": {{"share": {share}}}}}'
-        numbers = {"accuracy": value, "low": value - 0.1, "high": value + 0.05, "n": 64.0}
-        metrics = tuple(Metric(f"cloze/S->T/woven/{k}", v) for k, v in numbers.items())
+        numbers = {"": value, "/low": value - 0.1, "/high": value + 0.05, "/n": 64.0}
+        metrics = tuple(Metric(f"cloze/S->T/woven{k}", v) for k, v in numbers.items())
         _run(world, "transfer", request, metrics)
 
     shown = comparison.view(world.catalog, "transfer")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -68,7 +69,7 @@ def test_a_sweep_that_is_not_known_is_an_error() -> None:
 
 def _arm(value: float, *, low: float | None = None, high: float | None = None) -> ArmResult:
     numbers = (
-        Number("cloze/S->T/woven/accuracy", value, low, high, 64),
+        Number("cloze/S->T/woven", value, low, high, 64),
         Number("same", 1.0),
         Number("loss", value),
     )
@@ -130,10 +131,14 @@ def test_every_arm_needs_a_label_or_none_has_one() -> None:
         Sweep(recipe="starter", arms=(("seed=0",), ("seed=1",)), labels=("one",))
 
 
+def _environment(home: Path) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "HOME": str(home), "INTERLOOM_HOME": str(home)}
+
+
 def _sweep(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "INTERLOOM_HOME": str(home)},
+        env=_environment(home),
         capture_output=True,
         text=True,
         check=False,
@@ -159,3 +164,26 @@ def test_a_sweep_goes_on_arm_by_arm_and_shows_what_is_there(tmp_path: Path) -> N
     assert [arm["error"] for arm in arms] == [None, None]
     assert wrong.returncode == 64
     assert "text_vocab_size" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_told_to_end_ends_its_arms(tmp_path: Path) -> None:
+    log = tmp_path / "sweeps" / "smoke" / "arm-1.log"
+    with subprocess.Popen(
+        [*COMMAND, "smoke", "--only", "train_tokenizer", "--grid", "seed=0,1"],
+        env=_environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sweep:
+        try:
+            while "train_tokenizer:" not in (log.read_text() if log.exists() else ""):
+                assert sweep.poll() is None
+                time.sleep(0.2)
+            sweep.terminate()
+            _, said = sweep.communicate(timeout=120)
+        finally:
+            sweep.kill()
+
+    assert sweep.returncode == 130
+    assert "arm 2" not in said
+    assert "interrupted; run the same command again" in log.read_text()
