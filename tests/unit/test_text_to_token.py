@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from interloom.config.text_to_token import SIZES, SynthesisConfig, TextToTokenConfig
 from interloom.config.training import TrainConfig
@@ -17,7 +16,6 @@ from interloom.ports.workspace import Workspace
 from interloom.testing import toy_speech
 from interloom.testing.engine import PlainEngine
 from interloom.text.bpe import TextTokenizer
-from interloom.text_to_token.choosing import choose
 from interloom.text_to_token.decoding import TorchEngine
 from interloom.text_to_token.fitting import make_model, make_prompter
 from interloom.text_to_token.guards import (
@@ -27,12 +25,11 @@ from interloom.text_to_token.guards import (
     refuse_text,
     word_error_rates,
 )
-from interloom.text_to_token.jobs import Decoded, Job, Sampling
+from interloom.text_to_token.jobs import Job, Sampling
 from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
-from interloom.text_to_token.pages import PAGE, Pages
+from interloom.text_to_token.pages import PAGE
 from interloom.text_to_token.pieces import Pieces, read_spoken
-from interloom.text_to_token.products import Weight
 from interloom.text_to_token.prompt import Prompter
 from interloom.text_to_token.runtime import TextToToken, need_tokenizer
 from interloom.text_to_token.spans import SpanRequest, SpanResult
@@ -199,22 +196,6 @@ def test_prefill_and_steps_give_the_logits_of_the_whole() -> None:
     for at in range(start, length):
         step = stepper.step(ids[0, [at, at]], places[0, [at, at]], np.array([0, at]))
         torch.testing.assert_close(step[1], whole[at], rtol=1e-4, atol=1e-4)
-
-
-def test_pages_are_taken_lowest_first_and_given_back() -> None:
-    pages = Pages(num_slots=2, num_positions=3 * PAGE)
-
-    pages.reach(1, PAGE)
-    pages.reach(0, 3 * PAGE - 1)
-
-    assert pages.table.T.tolist() == [[0, 3, 4], [1, 2, -1]]
-    assert pages.owner[:5].tolist() == [0, 1, 1, 0, 0]
-    assert pages.start[:5].tolist() == [0, 0, PAGE, PAGE, 2 * PAGE]
-    pages.release(1)
-    pages.release(0)
-    assert pages.num_used == 2
-    pages.reach(0, PAGE)
-    assert pages.table[:, 0].tolist() == [0, 2, -1]
 
 
 def test_only_codes_and_the_end_are_targets() -> None:
@@ -464,57 +445,6 @@ def test_word_error_rates_are_of_normal_forms() -> None:
     assert word_error_rates(["The cat, sat.", "a b"], ["the cat sat", "a c"]) == [0.0, 0.5]
 
 
-def test_sampling_follows_the_probabilities_within_the_nucleus() -> None:
-    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    logits = torch.tensor(probabilities).log().repeat(4000, 1)
-    draws: NDArray[np.float64] = np.random.Generator(np.random.Philox(key=1)).random(4000)
-
-    chosen = choose(logits, draws, np.full(4000, 1.0), np.full(4000, 0.9))
-
-    share = np.bincount(chosen, minlength=4) / 4000
-    np.testing.assert_allclose(share, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], atol=0.02)
-
-
-def test_temperature_zero_takes_the_best() -> None:
-    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 1.0, 1.0]])
-
-    chosen = choose(logits, np.array([0.9, 0.9]), np.zeros(2), np.full(2, 0.5))
-
-    assert chosen.tolist() == [1, 0]
-
-
-def test_a_nucleus_of_many_outputs_is_the_same_as_after_a_full_sort() -> None:
-    logits = torch.randn(6, 500, generator=torch.Generator().manual_seed(1)) * 0.1
-    draws = np.linspace(0.0, 0.999, 6)
-    ranked = logits.double().softmax(-1).sort(descending=True)
-    reached = ranked.values.cumsum(-1).numpy()
-    mass = [row[np.argmax(row >= 0.95)] for row in reached]
-    expected = [
-        int(ranked.indices[at, np.argmax(reached[at] >= draws[at] * mass[at])]) for at in range(6)
-    ]
-
-    chosen = choose(logits, draws, np.ones(6), np.full(6, 0.95))
-
-    assert chosen.tolist() == expected
-
-
-def test_outputs_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match="outputs are not finite, so its weights are broken"):
-        choose(torch.tensor([[0.0, torch.nan]]), np.zeros(1), np.zeros(1), np.ones(1))
-
-
-def test_a_span_that_never_ends_is_cut_off_at_its_limit() -> None:
-    model = make_model(PROMPTER, CONFIG, seed=0)
-    with torch.no_grad():
-        model.norm.weight.fill_(0)  # all outputs alike: the first one is taken
-    prompt = PROMPTER.prompt([1, 2], "speaker-0")
-
-    [one] = engine(model, num_slots=2).decode([Job(prompt, 5, np.zeros(6))])
-
-    assert isinstance(one, Decoded)
-    assert (one.codes.tolist(), one.ended) == ([0] * 5, False)
-
-
 def test_no_request_gives_no_result() -> None:
     assert synthesise([]) == []
 
@@ -532,6 +462,13 @@ def test_a_prompter_knows_which_texts_it_can_say() -> None:
     assert isinstance(PROMPTER, Prompter)
     assert PROMPTER.can_say(PROMPTER.text_ids("bad cab"))
     assert not PROMPTER.can_say(PROMPTER.text_ids("zzz"))
+    assert (PROMPTER.unsaid("bad zzz cab"), PROMPTER.unsaid("bad cab")) == ("zzz", "")
+
+
+def test_a_word_that_was_never_spoken_is_named() -> None:
+    [refused] = synthesise([SpanRequest("a", "bad zzz cab")])
+
+    assert (refused.reason, refused.explanation) == ("unpronounceable", "unpronounceable ('zzz')")
 
 
 def test_the_ledger_adds_up_what_was_tried_and_what_was_kept() -> None:
@@ -582,32 +519,3 @@ def test_a_recipe_may_name_a_size() -> None:
     shape = make_model(PROMPTER, config, seed=0).shape
 
     assert (shape.width, shape.num_layers, shape.ffn_size) == (256, 6, 688)
-
-
-@pytest.mark.parametrize(("rows", "size"), [(1, 48), (7, 48), (32, 128), (65, 96)])
-def test_a_row_of_a_product_depends_on_no_other_row_nor_on_its_place(rows: int, size: int) -> None:
-    generator = torch.Generator().manual_seed(rows)
-    weight = Weight(torch.randn(size * 2, size, generator=generator), num_rows=rows)
-    x, other = (torch.randn(rows, n, generator=generator) for n in (size, size * 2))
-    turned = torch.arange(rows).flip(0)
-
-    for made, again in (
-        (weight.times(x), weight.times(x[turned])),
-        (weight.times(x, "swish"), weight.times(x[turned], "swish")),
-        (weight.times_with(x, other, "add"), weight.times_with(x[turned], other[turned], "add")),
-        (weight.times_with(x, other, "mul"), weight.times_with(x[turned], other[turned], "mul")),
-    ):
-        assert torch.equal(made[turned], again)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # laid out anew, and not
-def test_products_are_those_of_plain_layers(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(1)
-    matrix, bias = (torch.randn(*size, generator=generator).to(dtype) for size in ((6, 4), (6,)))
-    x, other = (torch.randn(3, n, generator=generator).to(dtype) for n in (4, 6))
-    weight, plain = Weight(matrix, num_rows=3, bias_O=bias), x @ matrix.T + bias
-
-    torch.testing.assert_close(weight.times(x), plain)
-    torch.testing.assert_close(weight.times(x, "swish"), plain * plain.sigmoid())
-    torch.testing.assert_close(weight.times_with(x, other, "add"), other + plain)
-    torch.testing.assert_close(weight.times_with(x, other, "mul"), other * plain)

@@ -184,4 +184,9 @@ class SynthesisConfig(Frozen):
                 f"min_tokens_per_word must be under max_tokens_per_word = "
                 f"{self.max_tokens_per_word}, got {self.min_tokens_per_word}"
             )
+        if self.loop_period >= self.loop_tokens:
+            raise ValueError(
+                f"loop_period must be under loop_tokens = {self.loop_tokens}, so that a cycle is "
+                f"seen again before it is a loop, got {self.loop_period}"
+            )
         return self

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from interloom.text_to_token.choosing import choose
 from interloom.text_to_token.jobs import Decoded, Job
+from interloom.text_to_token.looping import LoopWatch
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.stepping import PREFILL_ROWS, Prefilled, Stepper
 
@@ -87,6 +88,8 @@ class _Slots:
         self._limit = np.full(num_slots, longest)
         self._prompt = np.zeros(num_slots, np.int64)  # its length
         self._first_place = np.zeros(num_slots, np.float32)
+        cycles = [job.loop.period for job in jobs if job.loop is not None]
+        self._loops = LoopWatch(num_slots=num_slots, longest_cycle=max(cycles, default=0))
 
     def fill(self, results: dict[int, Decoded]) -> bool:
         """Give jobs to free slots; whether any slot has one. Jobs that end at once are settled."""
@@ -100,7 +103,7 @@ class _Slots:
         return bool((self._job >= 0).any())
 
     def step(self, results: dict[int, Decoded]) -> None:
-        """Read the newest code of every slot; jobs that end by it are settled."""
+        """Read the newest code of every slot; jobs that end by it, or loop, are settled."""
         made = self._made
         at = self._prompt + made - 1
         ids = self._codes[self._rows, made - 1].astype(np.int64) + self._offset
@@ -110,10 +113,11 @@ class _Slots:
         chosen = choose(logits, draws, self._temperatures, self._top_ps)
         busy = self._job >= 0
         ended = chosen == self._end
-        over = busy & (ended | (made >= self._limit))
+        loops = self._loops.see(self._codes, made)
+        over = busy & (ended | loops | (made >= self._limit))
         for slot in np.flatnonzero(over).tolist():
             codes = self._codes[slot, : made[slot]].copy()
-            results[int(self._job[slot])] = Decoded(codes, bool(ended[slot]))
+            results[int(self._job[slot])] = Decoded(codes, bool(ended[slot] and not loops[slot]))
             self._stepper.release(slot)
         self._free(over)
         goes_on = np.flatnonzero(busy & ~over)
@@ -131,6 +135,7 @@ class _Slots:
         self._draws[slot, : job.limit + 1] = job.draws
         self._temperatures[slot] = job.sampling.temperature
         self._top_ps[slot] = job.sampling.top_p
+        self._loops.begin(slot, job.loop)
 
     def _free(self, over_S: NDArray[np.bool_]) -> None:
         """Nobody sits there any more; what the slots compute from now on is thrown away."""

@@ -22,6 +22,14 @@ GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
 
 @dataclass(frozen=True, slots=True)
+class LoopRule:
+    """A span is a loop if ``run`` codes in a row repeat a cycle of at most ``period`` codes."""
+
+    run: int
+    period: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One span to decode.
 
@@ -30,12 +38,14 @@ class Job:
         limit: Most codes to draw.
         draws: A uniform number for each code and the end, shape (limit + 1,).
         sampling: How a code is chosen.
+        loop: What will be thrown away as a loop: an engine may end it there. None decodes on.
     """
 
     prompt: Prompt
     limit: int
     draws: NDArray[np.float64]
     sampling: Sampling = GREEDY
+    loop: LoopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

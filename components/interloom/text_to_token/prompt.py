@@ -105,6 +105,13 @@ class Prompter:
         """Whether every id was spoken in training, or is known from reading."""
         return self.spoken_ids is None or self.spoken_ids.issuperset(ids)
 
+    def unsaid(self, text: str) -> str:
+        """The first word of ``text`` that cannot be said; empty if there is none."""
+        for word in speakable(text).split():
+            if not self.can_say(self.text_tokenizer.encode(f" {word}")):
+                return word
+        return ""
+
     def prompt(self, ids: Sequence[int], voice: str) -> Prompt:
         """The prefix for text ids and a speaker."""
         read = np.array([self.voice_id(voice), *ids, self.ids.begin], np.int64)

@@ -22,7 +22,7 @@ from interloom.text_to_token.guards import (
     refuse_text,
     word_error_rates,
 )
-from interloom.text_to_token.jobs import Decoded, Job, Sampling, SynthesisEngine
+from interloom.text_to_token.jobs import Decoded, Job, LoopRule, Sampling, SynthesisEngine
 from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.prompt import Prompter
@@ -119,14 +119,16 @@ class TextToToken:
         results: dict[int, SpanResult] = {}
         pending = []
         for place, span in enumerate(spans):
-            refusal = refuse_text(span.text, self.config)
+            refusal, unsaid = refuse_text(span.text, self.config), ""
             ids = () if refusal else tuple(self.prompter.text_ids(span.text))
             if refusal is None and not self.prompter.can_say(ids):
-                refusal = Refusal.UNPRONOUNCEABLE
+                refusal, unsaid = Refusal.UNPRONOUNCEABLE, self.prompter.unsaid(span.text)
             if refusal is None:
                 pending.append(_Try(place, span, ids, span.attempt))
             else:
-                results[place] = SpanResult(span.span_id, _NOTHING, refusal.value, 0)
+                results[place] = SpanResult(
+                    span.span_id, _NOTHING, refusal.value, 0, unsaid=unsaid
+                )
         while pending:
             pending = self._round(pending, results)
             self._progress.update(len(results), len(spans), "spans spoken")
@@ -182,6 +184,7 @@ class TextToToken:
             limit=limit,
             draws=rng.random(limit + 1),
             sampling=Sampling(temperature, config.top_p),
+            loop=LoopRule(config.loop_tokens, config.loop_period),
         )
 
     def _judge_all(self, tries: Sequence[_Try], decoded: Sequence[Decoded]) -> list[_Verdict]:

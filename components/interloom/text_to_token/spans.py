@@ -35,6 +35,7 @@ class SpanResult:
         refusals: Why each refused attempt was, in order.
         error_rate: Word error rate of the last attempt as it was read back; None if it was not.
         drawn_tokens: Codes of all attempts, kept or thrown away.
+        unsaid: The first word that the model cannot say; empty if it knows them all.
     """
 
     span_id: str
@@ -44,8 +45,14 @@ class SpanResult:
     refusals: tuple[str, ...] = ()
     error_rate: float | None = None
     drawn_tokens: int = 0
+    unsaid: str = ""
 
     @property
     def accepted(self) -> bool:
         """Whether some attempt passed all guards."""
         return not self.reason
+
+    @property
+    def explanation(self) -> str:
+        """The reason, and the word that it is for."""
+        return f"{self.reason} ({self.unsaid!r})" if self.unsaid else self.reason

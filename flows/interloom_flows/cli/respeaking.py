@@ -53,7 +53,7 @@ def respeak(
             result = speak_again(services.store, kept)
             if result.reason:
                 raise DataError(
-                    f"{kept.text!r} cannot be spoken: {result.reason}; in the row it is "
+                    f"{kept.text!r} cannot be spoken: {result.explanation}; in the row it is "
                     f"{kept.span['outcome']!r}"
                 )
             codes = result.codes

@@ -64,7 +64,7 @@ def speak(
         decoder = load_speech_decoder(services.store, models["decoder"])
     result = model.synthesise([SpanRequest(f"speak-{seed}", text)])[0]
     if result.reason:
-        raise DataError(f"{text!r} cannot be spoken: {result.reason}; try other words")
+        raise DataError(f"{text!r} cannot be spoken: {result.explanation}; try other words")
     write_wav(out, decoder.decode(result.codes), sample_rate_hz=decoder.sample_rate_hz)
     screen.out().print(f"{out}: {len(result.codes)} tokens", markup=False, soft_wrap=True)
 
