@@ -66,7 +66,7 @@ def test_smoke_runs_on_s3_is_reused_verified_and_pulled_by_dvc(
         def interloom(*arguments: str) -> str:
             return run(home, server, database, *INTERLOOM, *arguments)
 
-        recipe = ("run", "smoke", "--set", "pretrain.train.gradient_accumulation=2")
+        recipe = ("run", "smoke", "--set", "pretrain.train.gradient_accumulation=4")
         said = [interloom(*recipe)]
         assert interloom(*recipe).count(": reused") == 11
         assert "artifacts are whole" in interloom("data", "verify")
