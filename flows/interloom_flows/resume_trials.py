@@ -82,16 +82,17 @@ def _same_checks(name: str, kills: Sequence[Kill], whole: Ended, killed: Ended) 
 
 def _noticed_check(name: str, kills: Sequence[Kill], num_ranks: int, killed: Ended) -> Check:
     """The ranks that were left have ended by themselves, and have said whom they lost."""
-    named = [
-        len(start.words) == num_ranks - 1
-        and all(f"rank {kill.rank(num_ranks)} (process" in word for word in start.words)
+    missed = [
+        start.words
         for kill, start in zip(kills, killed.starts, strict=True)
+        if len(start.words) != num_ranks - 1
+        or not all(f"rank {kill.rank(num_ranks)} (process" in word for word in start.words)
     ]
     return Check(
         name=f"{name}: noticed",
         how=f"the others name the rank: at once if it is gone, after {PATIENCE_S:g} s if frozen",
-        is_good=all(named),
-        found=f"{sum(named)} of {len(kills)}; the last: {killed.starts[-1].words}",
+        is_good=not missed,
+        found=f"all {len(kills)} times" if not missed else f"{len(missed)} missed: {missed[0]}",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from interloom.core.errors import ConfigError, CrashError, DataError, MissingError
 from interloom_flows.cli import screen
@@ -44,7 +45,8 @@ def verify_resume(
     with screen.err().status("Training, killing, going on") as status:
         for check in try_resuming(options):
             status.update(check.name)
-            shown.add_row("ok" if check.is_good else "FAILED", check.name, check.how, check.found)
+            verdict = "ok" if check.is_good else "FAILED"
+            shown.add_row(verdict, check.name, check.how, escape(check.found))
             if not check.is_good:
                 failed.append(check.name)
     screen.out().print(shown)
