@@ -384,3 +384,46 @@ def test_weights_of_another_shape_or_vocabulary_are_refused(tmp_path: Path) -> N
         other = base.model_copy(update={"model": draft.commit()})
     with pytest.raises(DataError, match="vocabulary"):
         _from(store, tmp_path / "c", other)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
+def test_a_compiled_model_learns_what_the_other_learns(tmp_path: Path) -> None:
+    store = MemoryStore()
+    plain = _config(num_steps=6)
+    compiled = PretrainConfig.model_validate(plain.model_dump() | {"is_compiled": True})
+
+    first = _pretrain(store, tmp_path / "a", plain, build_deepspeed_engine)
+    second = _pretrain(store, tmp_path / "b", compiled, build_deepspeed_engine)
+
+    assert _curve(second) == pytest.approx(_curve(first), rel=1e-4)
+    weights = load_language_model(store, second.model).model.state_dict()
+    expected = load_language_model(store, first.model).model.state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
+def test_a_machine_without_a_compiler_refuses_to_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()  # what other tests have compiled
+    config = PretrainConfig(model=MODEL, is_compiled=True)
+
+    with (
+        inductor.patch({"cpp.cxx": (str(tmp_path / "g++"),), "force_disable_caches": True}),
+        pytest.raises(ConfigError, match=r"nothing can be compiled here: .*C\+\+ compiler"),
+    ):
+        _pretrain(MemoryStore(), tmp_path / "work", config)
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    stage_3 = _config(zero_stage=3).model_dump() | {"is_compiled": True}
+
+    with pytest.raises(ValueError, match=r"is_compiled goes with patches\.kind = 'off' and"):
+        PretrainConfig.model_validate(stage_3)

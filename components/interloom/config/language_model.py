@@ -116,6 +116,8 @@ class PretrainConfig(Frozen):
         train: Steps, learning rate, ranks.
         rows_per_batch: Rows of one micro-batch on one rank.
         has_activation_checkpointing: Recompute each block in the backward pass.
+        is_compiled: Whether torch compiles the blocks. Meant for GPUs: on a processor the products
+            that training chooses by itself are faster.
         loss_chunk_tokens: Positions whose logits are held at once.
         seed_offset: Added to the recipe's seed for this stage alone: another draw of weights and
             order on the same data.
@@ -132,9 +134,19 @@ class PretrainConfig(Frozen):
     )
     rows_per_batch: Annotated[int, Field(ge=1)] = 4
     has_activation_checkpointing: bool = False
+    is_compiled: bool = False
     loss_chunk_tokens: PositiveInt = 4096
     seed_offset: NonNegativeInt = 0
     start: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> Self:
+        if self.is_compiled and (self.patches.kind != "off" or self.train.zero_stage == 3):
+            raise ValueError(
+                "is_compiled goes with patches.kind = 'off' and a train.zero_stage under 3: the "
+                "shapes of patches, and weights that are gathered, change from batch to batch"
+            )
+        return self
 
     @property
     def rows_per_step(self) -> int:

@@ -22,6 +22,7 @@ class Attention(nn.Module):
         super().__init__()
         self.sizes = [n * config.head_size for n in (config.num_heads, *2 * [config.num_kv_heads])]
         self.head_size = config.head_size
+        self.attend = attend
         self.qkv = Linear(config.hidden_size, sum(self.sizes), has_bias=config.has_qkv_bias)
         self.out = Linear(config.hidden_size, config.hidden_size)
         self.query_norm, self.key_norm = (
@@ -44,7 +45,7 @@ class Attention(nn.Module):
         k_BGTE = rotate(self.key_norm(k_BGTE), turn)
         if cache is not None:
             k_BGTE, v_BGTE = cache.extend(k_BGTE, v_BGTE)
-        seen_BHTE = attend(q_BHTE, k_BGTE, v_BGTE, sight)
+        seen_BHTE = self.attend(q_BHTE, k_BGTE, v_BGTE, sight)
         out: Tensor = self.out(seen_BHTE.transpose(1, 2).reshape(rows, length, -1))
         return out
 

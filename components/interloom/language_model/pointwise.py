@@ -1,7 +1,8 @@
 """Rotary positions and SwiGLU, each forward and backward in few passes over memory.
 
 On a processor these bind a training step as soon as its matrices are small, as torch's own graph
-of them splits, concatenates and copies in both directions.
+of them splits, concatenates and copies in both directions. A compiler is given that graph, to fuse
+it as it sees fit.
 
 Legend: B rows, T tokens, H heads, E channels of a head, F inner width.
 """
@@ -19,12 +20,19 @@ Turn = tuple[Tensor, Tensor]
 
 def rotate(x_BHTE: Tensor, turn: Turn) -> Tensor:
     """Turn each pair of channels, one of the first and one of the second half, by its angle."""
+    if torch.compiler.is_compiling():
+        cos, sin = turn
+        first, second = x_BHTE.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     out: Tensor = _Rotate.apply(x_BHTE, *turn)  # type: ignore[no-untyped-call]
     return out
 
 
 def swiglu(gate_up_BTF: Tensor) -> Tensor:
     """``silu(gate) * up`` of the two halves of the last axis."""
+    if torch.compiler.is_compiling():
+        gate, up = gate_up_BTF.chunk(2, dim=-1)
+        return functional.silu(gate) * up
     out: Tensor = _SwiGlu.apply(gate_up_BTF)  # type: ignore[no-untyped-call]
     return out
 

@@ -51,10 +51,12 @@ def pretrain(
     what the mixture holds out, with static patches.
 
     Raises:
-        ConfigError: Rows are longer than the model takes.
+        ConfigError: Rows are longer than the model takes, or it cannot be compiled here.
         DataError: The loss stopped being finite; or ``start`` has another vocabulary, shape or
             patches.
     """
+    from interloom.language_model.compiling import compile_blocks
+    from interloom.language_model.model import Transformer
     from interloom.language_model.task import LanguageModelTask
     from interloom.mixture.rows import load_rows
     from interloom.training.loop import train
@@ -71,6 +73,8 @@ def pretrain(
     layout = VocabularyLayout.from_dict(dict(store.manifest(request.rows).facts["layout"]))
     model = _model(request, layout)
     _start_from(model, store, request, layout)
+    if config.is_compiled and isinstance(model, Transformer):
+        compile_blocks(model)
     task = LanguageModelTask(
         model,
         rows,

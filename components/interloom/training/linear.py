@@ -27,7 +27,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x @ weight.T + bias``."""
-        if torch.is_grad_enabled() and _is_ours(x, self.weight):
+        is_compiling = torch.compiler.is_compiling()  # the compiler has products of its own
+        if torch.is_grad_enabled() and not is_compiling and _is_ours(x, self.weight):
             out: Tensor = _Linear.apply(x, self.weight)  # type: ignore[no-untyped-call]
             return out + self.bias if self.has_bias else out
         return functional.linear(x, self.weight, self.bias)
