@@ -29,6 +29,8 @@ from interloom.stages.train_decoder import TrainDecoderRequest
 from interloom.stages.train_text_to_token import TrainTextToTokenRequest
 from interloom.stages.train_tokenizer import TrainTokenizerRequest
 
+_LATER = frozenset({"start", "interleaved"})  # named things that the first stage does not read
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -37,7 +39,8 @@ class Inputs:
     Attributes:
         results: What each stage made, by the stage's name.
         named: What the recipe names: ``speech``, ``text`` and ``dialogues`` of one's own, for
-            ``ingest``; ``start``, a model, for ``pretrain``.
+            ``ingest``; ``interleaved``, rows that are there already, for ``mix``; ``start``, a
+            model, for ``pretrain``.
         blocked: What was taken down, for ``ingest``.
     """
 
@@ -78,9 +81,7 @@ class Step:
             recipe: Gives settings and seed.
             inputs: Holds at least the results of the steps in ``after``.
         """
-        made = {
-            name: ref for name, ref in inputs.named.items() if name == "start" or not self.after
-        }
+        made = {name: ref for name, ref in inputs.named.items() if name in _LATER or not self.after}
         for name in self.after:
             made |= inputs.results[name].outputs()
         fields = self.request_type.model_fields
@@ -108,7 +109,8 @@ def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ..
     """From recordings and text to an evaluated chatbot, in topological order.
 
     Args:
-        recipe: A mixture without interleaved data has no ``interleave`` step.
+        recipe: A mixture without interleaved data has no ``interleave`` step, nor has a recipe that
+            names its rows.
         only: Stop at this stage: only it and what it needs. It may be one of ``ASIDE``.
 
     Raises:
@@ -140,7 +142,8 @@ def _data_steps(recipe: Recipe) -> list[Step]:
         "speak spans of the text and weave them in",
         (*tokens, "train_text_to_token"),
     )
-    woven = [weaving] if recipe.mixture.interleaved is not None else []
+    is_made = recipe.mixture.interleaved is not None and recipe.interleave.rows is None
+    woven = [weaving] if is_made else []
     return [
         Step("ingest", IngestRequest, "ingest", "build or read the corpora"),
         Step(

@@ -174,18 +174,21 @@ def stage_call(
 
 
 def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
-    """What a recipe names, as ``name``, ``name@version`` or ``name@alias``: corpora, and ``start``.
+    """What a recipe names, as ``name``, ``name@version`` or ``name@alias``.
+
+    Corpora, ``interleaved`` rows that are there already, and the ``start`` of pre-training.
 
     Raises:
-        ConfigError: Nothing stands behind an ``@``, or ``start`` is no language model.
+        ConfigError: Nothing stands behind an ``@``, ``start`` is no language model, or the rows
+            are not interleaved.
         DataError: One is under a licence, or holds speech by a consent, that the recipe does not
             allow; so are weights that it starts from.
         MissingError: One is not in the catalog.
     """
-    source, start = recipe.ingest.source, _start(catalog, recipe)
-    _check_weights(catalog, recipe, start)
+    source, later = recipe.ingest.source, _start(catalog, recipe) | _rows(catalog, recipe)
+    _check_permission(catalog, recipe, later)
     if source.kind == "starter":
-        return start
+        return later
     names = {"speech": source.speech, "text": source.text, "dialogues": source.dialogues}
     held = {
         field: dataset_named(catalog, name) for field, name in names.items() if name is not None
@@ -195,11 +198,11 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
     require_licences(recipe.ingest.only_licences, licences)
     manifests = {version.name: catalog.manifest(version.ref) for version in held.values()}
     require_consents(recipe.ingest.only_consents, manifests)
-    return {field: version.ref for field, version in held.items()} | start
+    return {field: version.ref for field, version in held.items()} | later
 
 
-def _check_weights(catalog: Catalog, recipe: Recipe, start: Mapping[str, ArtifactRef]) -> None:
-    """Refuse to start from weights, or with a tokenizer, that the recipe does not allow.
+def _check_permission(catalog: Catalog, recipe: Recipe, later: Mapping[str, ArtifactRef]) -> None:
+    """Refuse rows, weights or a tokenizer to start from that the recipe does not allow.
 
     Raises:
         DataError: Names what is under another licence, or learnt from speech by another consent.
@@ -209,7 +212,7 @@ def _check_weights(catalog: Catalog, recipe: Recipe, start: Mapping[str, Artifac
     if not only.only_licences and not only.only_consents:
         return
     tokenizer = recipe.tokenizer.start_from
-    refs = [*start.values(), *([parse_ref(tokenizer)] if tokenizer is not None else [])]
+    refs = [*later.values(), *([parse_ref(tokenizer)] if tokenizer is not None else [])]
     manifests = {str(ref): catalog.manifest(ref) for ref in refs}
     require_licences(
         only.only_licences, {name: manifest.licences for name, manifest in manifests.items()}
@@ -229,6 +232,20 @@ def _start(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
             f"{' or '.join(kinds)}; interloom data list shows what there is"
         )
     return {"start": version.ref}
+
+
+def _rows(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
+    """The interleaved rows that are mixed as they are, if the recipe names some."""
+    name = recipe.interleave.rows
+    if name is None or recipe.mixture.interleaved is None:
+        return {}
+    ref = dataset_named(catalog, name).ref
+    if ref.kind is not ArtifactKind.INTERLEAVED:
+        raise ConfigError(
+            f"interleave.rows: {name} is a {ref.kind}, not {ArtifactKind.INTERLEAVED}; interloom "
+            "data list shows what there is"
+        )
+    return {"interleaved": ref}
 
 
 def blocked_entries(catalog: Catalog) -> tuple[str, ...]:

@@ -240,6 +240,41 @@ def test_a_start_that_is_no_language_model_is_refused(contract: StageContract) -
         named_corpora(contract.catalog, recipe("pretrain.start=my-model"))
 
 
+def test_rows_that_the_recipe_names_are_mixed_instead_of_making_some(
+    contract: StageContract,
+) -> None:
+    run(contract, recipe())
+    with contract.store.draft(ArtifactKind.INTERLEAVED) as draft:
+        with draft.shard("report.json") as shard:
+            shard.path.write_text("{}")
+        rows = draft.commit(licences=["CC0-1.0"])
+    readmitted = contract.store.manifest(rows)
+    contract.catalog.publish_dataset("r/readmit.interleaved", readmitted, new_run(contract))
+    wanted = recipe('interleave.rows="r/readmit.interleaved@1"')
+
+    named = named_corpora(contract.catalog, wanted)
+    planned = resolve(contract, wanted, pretraining_steps(wanted), named)
+
+    assert named == {"interleaved": rows}
+    assert "interleave" not in {one.step.stage for one in planned.steps}
+    assert [one.step.stage for one in planned.to_run] == ["mix", "pretrain", "sft", "evaluate"]
+    call = stage_call(wanted, planned.to_run[0].step, planned.inputs)
+    assert call.request.inputs()["interleaved"] == rows
+
+
+def test_rows_that_are_not_interleaved_are_refused(contract: StageContract) -> None:
+    run(contract, recipe())
+
+    with pytest.raises(ConfigError, match=r"interleave.rows: r/ingest.text is a \w+, not inter"):
+        named_corpora(contract.catalog, recipe('interleave.rows="r/ingest.text"'))
+    assert (
+        named_corpora(
+            contract.catalog, recipe("interleave.rows=nothing", "mixture.interleaved=none")
+        )
+        == {}
+    )
+
+
 def new_run(contract: StageContract) -> str:
     run_id = new_run_id()
     contract.catalog.start_run(RunStart(run_id, "ingest_speech", "s"))

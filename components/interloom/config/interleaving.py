@@ -172,6 +172,9 @@ class InterleavingConfig(Frozen):
         quality: Limits of the checks.
         decontamination: What evaluation texts may not be in a row; None leaves everything in.
         synthesis: How spans are spoken.
+        rows: Rows that were made before, ``NAME`` or ``NAME@VERSION`` of the catalog, such as those
+            that ``interloom readmit`` publishes: they are mixed as they are, and the stage does not
+            run. None makes them.
     """
 
     policy: SpanPolicy = PoissonSpans()
@@ -184,3 +187,4 @@ class InterleavingConfig(Frozen):
     quality: QualityLimits = QualityLimits()
     decontamination: Decontamination | None = Decontamination()
     synthesis: SynthesisConfig = SynthesisConfig()
+    rows: str | None = None

@@ -126,9 +126,7 @@ class TextToToken:
             if refusal is None:
                 pending.append(_Try(place, span, ids, span.attempt))
             else:
-                results[place] = SpanResult(
-                    span.span_id, _NOTHING, refusal.value, 0, unsaid=unsaid
-                )
+                results[place] = SpanResult(span.span_id, _NOTHING, refusal.value, 0, unsaid=unsaid)
         while pending:
             pending = self._round(pending, results)
             self._progress.update(len(results), len(spans), "spans spoken")

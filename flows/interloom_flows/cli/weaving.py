@@ -67,7 +67,7 @@ def readmit(
 
     Limits are those of the run's recipe, section interleave.quality, changed by --set. Nothing is
     spoken anew; what was published stays as it is, and a new version of it with the others is
-    published as RECIPE/readmit.interleaved.
+    published as RECIPE/readmit.interleaved. Ends with the command that trains on these rows.
     """
     with opened() as services:
         from interloom.config.interleaving import QualityLimits
@@ -90,10 +90,14 @@ def readmit(
         )
         call = StageCall(stage="readmit", request=request, recipe=record.recipe)
         result = execute_stage(services.contract, call).result
+        rows = result.outputs()["interleaved"]
+        version = next(one for one in services.catalog.datasets() if one.ref == rows)
+        name = f"{version.name}@{version.version}"
     counts = {one.name.rpartition("/")[2]: int(one.value) for one in result.metrics}
     screen.out().print(
         f"{counts['readmitted']:,} rows readmitted, {counts['quarantined']:,} stay in quarantine, "
-        f"{counts['rows']:,} are published as {record.recipe}/readmit.interleaved",
+        f"{counts['rows']:,} are published as {name}\n"
+        f"to train on them: interloom run {record.recipe} --set interleave.rows={name}",
         soft_wrap=True,
     )
 
