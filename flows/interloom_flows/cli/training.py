@@ -29,7 +29,8 @@ def verify_resume(
     """Train a tiny model, kill it, go on, compare: prove exact resume on this machine.
 
     On as many ranks, parameters and optimizer must be bitwise equal to an undisturbed run; on 1, 2
-    and 1 ranks in turn, the same rows must be used exactly once. Needs no argument, about 20 s.
+    and 1 ranks in turn, the same rows must be used exactly once. Of several ranks one is frozen
+    rather than killed, and the others must say which was lost. Needs no argument, about 20 s.
     """
     from interloom_flows.resuming import TrialOptions, try_resuming
 
