@@ -104,6 +104,8 @@ def test_a_train_job_passes_our_strict_schema_and_counts_nodes_by_gpus() -> None
     trainer = body["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 8)
     assert trainer["resourcesPerNode"]["limits"] == {"memory": "896Gi", "nvidia.com/gpu": "8"}
+    grace = {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(profile().grace_s)}
+    assert grace in trainer["env"]
     assert body["spec"]["suspend"] is True
     assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "train"
 

@@ -18,6 +18,7 @@ PART_LABEL = "interloom.dev/part"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # What the stage runner exits with when a retry cannot help: request, data, an installation.
 FINAL_EXIT_CODES = (64, 65, 66)
+_SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's own is shorter than our grace time
 _POD_FAILURE_POLICY = (1, 26)  # servers from here on know it
 
 
@@ -124,7 +125,7 @@ def train_job(
                 "numNodes": -(-job.num_ranks // per_node),
                 "numProcPerNode": per_node,
                 "resourcesPerNode": pool.resources_of(per_node),
-                "env": _named(_environment(job, pool)),
+                "env": _named(_environment(job, pool) | {_SHUTDOWN: str(profile.grace_s)}),
             },
         },
     }
