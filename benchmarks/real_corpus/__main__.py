@@ -47,9 +47,7 @@ from interloom.ports.progress import NoProgress
 from interloom.quality.interleaved import AlignmentCheck, Target
 from interloom.quality.shards import Natural
 from interloom.text.bpe import TextTokenizer
-from interloom.text.speakable import has_letter, speakable, symbol_share
-from interloom.text.words import word_equivalents
-from interloom.text_to_token.guards import has_loop
+from interloom.text_to_token.guards import longest, refuse_codes, refuse_text, spoken_words
 from interloom.text_to_token.spans import SpanRequest, SpanResult
 from interloom.vocabulary.layout import VocabularyLayout
 
@@ -70,15 +68,17 @@ class LetterSpeaker:
 
     def _speak(self, span: SpanRequest) -> SpanResult:
         none = np.zeros(0, np.int32)
-        if not has_letter(span.text) or symbol_share(span.text) > 0.05:
-            return SpanResult(span.span_id, none, reason="unpronounceable", attempts=0)
+        refusal = refuse_text(span.text, self._limits)
+        if refusal is not None:
+            return SpanResult(span.span_id, none, refusal.value, attempts=0)
         letters = np.frombuffer(span.text.encode(), np.uint8).astype(np.int32)
-        said = math.ceil(CODES_PER_WORD * word_equivalents(speakable(span.text)))
-        size = max(said, len(letters))
-        codes = (np.resize(letters, size) * 7 + np.arange(size) // 5) % NUM_CODES
-        if has_loop(codes, run=self._limits.loop_tokens, period=self._limits.loop_period):
-            return SpanResult(span.span_id, none, reason="loop", attempts=3)
-        return SpanResult(span.span_id, codes.astype(np.int32), reason="", attempts=1)
+        said = math.ceil(CODES_PER_WORD * spoken_words(span.text))
+        size = min(max(said, len(letters)), longest(span.text, self._limits))
+        codes = ((np.resize(letters, size) * 7 + np.arange(size) // 5) % NUM_CODES).astype(np.int32)
+        refusal = refuse_codes(span.text, codes, ended=True, config=self._limits)
+        if refusal is not None:
+            return SpanResult(span.span_id, none, refusal.value, attempts=3)
+        return SpanResult(span.span_id, codes, reason="", attempts=1)
 
 
 def found(program: str) -> str:
@@ -128,8 +128,32 @@ def lay_out(texts: Sequence[Path], corpus: Path, num_bytes: int) -> None:
         number += 1
 
 
+class Memory:
+    """Looks at this process's memory after each shard."""
+
+    def __init__(self) -> None:
+        self.megabytes: list[float] = []
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:  # noqa: ARG002
+        """A shard is written."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.megabytes.append(pages * resource.getpagesize() / 1e6)
+
+    def growth(self) -> float | None:
+        """Megabytes a shard over the second half of the run; None for a few shards."""
+        late = self.megabytes[len(self.megabytes) // 2 :]
+        if len(late) < 4:
+            return None
+        return round(float(np.polyfit(range(len(late)), late, 1)[0]), 3)
+
+
 def interleave(
-    store: FolderStore, text: ArtifactRef, tokenizer: TextTokenizer, work: Path, workers: int
+    store: FolderStore,
+    text: ArtifactRef,
+    tokenizer: TextTokenizer,
+    work: Path,
+    workers: int,
+    memory: Memory,
 ) -> tuple[ArtifactRef, Written]:
     """All that the stage does, but for the model."""
     config = InterleavingConfig(quality=QualityLimits(max_refused=0.9, max_quarantined=0.5))
@@ -162,7 +186,7 @@ def interleave(
     )
     with store.draft(ArtifactKind.INTERLEAVED) as draft:
         judge = ShardJudge(GreatExpectationsGate(), check, config.quality)
-        written = write_shards(units, work, judge, draft, NoProgress())
+        written = write_shards(units, work, judge, draft, memory)
         return draft.commit(parents=[text], licences=sorted(written.licences)), written
 
 
@@ -205,7 +229,8 @@ def run(packages: Sequence[str], num_bytes: int, workers: int, folder: Path) -> 
     documents = islice(read_table(store, taken.corpus, "documents"), TRAINED_ON)
     tokenizer = TextTokenizer.train((row["text"] for row in documents), vocab_size=8000)
     before, began = cpu_seconds(), time.perf_counter()
-    ref, written = interleave(store, taken.corpus, tokenizer, folder / "work", workers)
+    memory = Memory()
+    ref, written = interleave(store, taken.corpus, tokenizer, folder / "work", workers, memory)
     after, ended = cpu_seconds(), time.perf_counter()
     words = written.held.words
     return {
@@ -227,6 +252,8 @@ def run(packages: Sequence[str], num_bytes: int, workers: int, folder: Path) -> 
         "words_per_cpu_second": round(words / (after - before)),
         "words_per_second": round(words / (ended - began)),
         "ingest_cpu_seconds": round(ingested - started, 1),
+        "shards": len(memory.megabytes),
+        "megabytes_a_shard": memory.growth(),
         "peak_megabytes": peak_megabytes(resource.RUSAGE_SELF),
         "peak_megabytes_of_a_worker": peak_megabytes(resource.RUSAGE_CHILDREN),
         "artifact": ref.id,
