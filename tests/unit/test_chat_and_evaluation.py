@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,10 @@ def test_an_answer_without_text_says_what_is_heard_in_it(
     assert 1 <= len(answer.codes) <= 20
 
 
+def chain_with(chain: TinyChain, name: str, ref: ArtifactRef) -> TinyChain:
+    return replace(chain, **{name: ref})  # type: ignore[arg-type]  # the name is of a reference
+
+
 def _evaluate(
     store: MemoryStore, chain: TinyChain, chat_model: ArtifactRef, folder: Path
 ) -> EvaluateResult:
@@ -250,6 +255,34 @@ def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
     for one in examples:
         sound = read_audio(store.local_path(manifest.shard(one["path"])))
         assert one["seconds"] == pytest.approx(len(sound) / 16_000, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "fact", "message"),
+    [
+        ("tokens", "tokenizer", "speech_tokens.* was made with speech tokenizer ffff"),
+        ("decoder", "tokenizer", "decoder_model.* was made with speech tokenizer ffff"),
+        ("text_to_token", "tokenizer", "text_to_token_model.* was made with speech tokenizer ffff"),
+        ("model", "vocabulary", "language_model.* was made with vocabulary ffff"),
+    ],
+)
+def test_what_was_made_with_another_tokenizer_is_not_evaluated(
+    store: MemoryStore,
+    chain: TinyChain,
+    tuned: SftResult,
+    tmp_path: Path,
+    name: str,
+    fact: str,
+    message: str,
+) -> None:
+    held = store.manifest(getattr(chain, name))
+    with store.draft(held.kind) as draft:
+        with draft.shard("card.json") as shard:
+            shard.path.write_text("{}")
+        other = draft.commit(facts={**held.facts, fact: "f" * 64})
+
+    with pytest.raises(DataError, match=message):
+        _evaluate(store, chain_with(chain, name, other), tuned.chat_model, tmp_path)
 
 
 def test_the_same_chain_gives_the_same_report(

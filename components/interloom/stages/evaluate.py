@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from interloom.config.evaluation import EvaluationConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
+from interloom.core.errors import DataError
 from interloom.ports.store import ArtifactStore
 from interloom.ports.workspace import Workspace
 from interloom.stages.result import StageRequest, StageResult
@@ -36,7 +37,12 @@ class EvaluateResult(StageResult):
 
 
 def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace) -> EvaluateResult:
-    """Measure every model of the chain on held-out data, by the chain's own reading head."""
+    """Measure every model of the chain on held-out data, by the chain's own reading head.
+
+    Raises:
+        DataError: A model or the tokens were made with another tokenizer; says which.
+    """
+    _need_one_chain(request, store)
     from interloom.evaluation.measures import Judging
     from interloom.evaluation.report import write_report
     from interloom.evaluation.suite import evaluate_chain, task_sets
@@ -56,6 +62,29 @@ def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace)
         )
     metrics = tuple(metric for one in done.findings.measures for metric in one.to_metrics())
     return EvaluateResult(evaluation=ref, metrics=metrics)
+
+
+def _need_one_chain(request: EvaluateRequest, store: ArtifactStore) -> None:
+    """Refuse codes of another speech tokenizer, and models with another joint vocabulary."""
+    from interloom.text.bpe import load_text_tokenizer
+    from interloom.vocabulary.layout import VocabularyLayout
+
+    for ref in (request.tokens, request.decoder, request.text_to_token):
+        held = store.manifest(ref).facts["tokenizer"]
+        if held != request.tokenizer.id:
+            raise DataError(
+                f"{ref} was made with speech tokenizer {held[:12]}, the evaluation is for "
+                f"{request.tokenizer.id[:12]}: its codes do not mean the same; give the tokenizer "
+                "that it was made with, or make it again with this one"
+            )
+    layout = VocabularyLayout(
+        text_vocab_size=load_text_tokenizer(store, request.text_tokenizer).vocab_size,
+        codebook_size=store.manifest(request.tokens).facts["codebook_size"],
+        text_tokenizer=request.text_tokenizer.id,
+        tokenizer=request.tokenizer.id,
+    )
+    for ref in (request.model, request.chat_model):
+        layout.require(store.manifest(ref).facts["vocabulary"], holder=str(ref))
 
 
 def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":

@@ -71,7 +71,12 @@ def build_tiny_chain(store: ArtifactStore) -> TinyChain:
     )
     return TinyChain(
         speech=speech,
-        tokens=_table(store, ArtifactKind.SPEECH_TOKENS, {"tokens": (SPEECH_TOKENS, _tokens())}),
+        tokens=_table(
+            store,
+            ArtifactKind.SPEECH_TOKENS,
+            {"tokens": (SPEECH_TOKENS, _tokens())},
+            {"codebook_size": NUM_CODES, "tokenizer": tokenizer.id},
+        ),
         tasks=_table(
             store,
             ArtifactKind.TASKS,
@@ -89,11 +94,16 @@ def build_tiny_chain(store: ArtifactStore) -> TinyChain:
     )
 
 
-def _table(store: ArtifactStore, kind: ArtifactKind, tables: dict[str, Any]) -> ArtifactRef:
+def _table(
+    store: ArtifactStore,
+    kind: ArtifactKind,
+    tables: dict[str, Any],
+    facts: dict[str, Any] | None = None,
+) -> ArtifactRef:
     with store.draft(kind) as draft:
         for name, (schema, rows) in tables.items():
             write_table(draft, name, schema, rows)
-        return draft.commit(licences=(LICENCE,))
+        return draft.commit(licences=(LICENCE,), facts=facts or {})
 
 
 def _utterances() -> Iterator[dict[str, Any]]:
@@ -198,7 +208,7 @@ def _decoder(store: ArtifactStore, tokenizer: ArtifactRef) -> ArtifactRef:
     )
     with store.draft(ArtifactKind.DECODER_MODEL) as draft:
         save_decoder(draft, spec, build_networks(spec, seed=1))
-        return draft.commit()
+        return draft.commit(facts={"tokenizer": tokenizer.id})
 
 
 def _text_to_token(
@@ -225,7 +235,7 @@ def _text_to_token(
     model = TextToTokenModel(shape)
     with store.draft(ArtifactKind.TEXT_TO_TOKEN_MODEL) as draft:
         save_text_to_token(draft, model, prompter, {})
-        return draft.commit()
+        return draft.commit(facts={"tokenizer": layout.tokenizer, "vocabulary": layout.digest})
 
 
 def _language_model(store: ArtifactStore, layout: VocabularyLayout) -> ArtifactRef:
