@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +101,7 @@ def test_another_seed_gives_another_world(store: MemoryStore, tmp_path: Path) ->
 
 
 def own_speech(store: MemoryStore, count: int = 60) -> ArtifactRef:
-    rows = (
+    rows: Iterator[dict[str, Any]] = (
         {
             "id": f"u{index}",
             "split": "train",

@@ -56,7 +56,8 @@ def collate(passages: Sequence[Passage], *, frames_per_token: int, places: int =
         labels[row, : num_labels[row]] = passage.labels_L
     label_at = np.full((len(passages), int(codes.max()) * places), UNKNOWN, np.int64)
     for row, passage in enumerate(passages):
-        middle_T = (np.arange(int(codes[row]) * places) + 0.5) * (frames_per_token / places)
+        middle_T = np.arange(0.5, int(codes[row]) * places, dtype=np.float64)
+        middle_T *= frames_per_token / places
         label_at[row, : len(middle_T)] = _labels_at(passage, middle_T)
     return Batch(mel, codes, labels, num_labels, label_at)
 
