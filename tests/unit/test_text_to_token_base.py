@@ -23,7 +23,7 @@ from interloom.corpora.tables import SPEECH_TOKENS, write_table
 from interloom.ports.workspace import Workspace
 from interloom.testing import toy_speech
 from interloom.testing.engine import PlainEngine
-from interloom.testing.store import MemoryStore
+from interloom.testing.store import MemoryStore, stand_in
 from interloom.text.bpe import TextTokenizer
 from interloom.text_to_token.base import digest_of, read_base
 from interloom.text_to_token.decoding import TorchEngine
@@ -80,7 +80,9 @@ def base_config(folder: Path) -> BaseConfig:
 
 
 def layout() -> VocabularyLayout:
-    return VocabularyLayout(TOKENIZER.vocab_size, toy_speech.CODEBOOK_SIZE, "a" * 64, "b" * 64)
+    kinds = (ArtifactKind.TEXT_TOKENIZER, ArtifactKind.TOKENIZER_MODEL)
+    text, speech = (stand_in(MemoryStore(), kind).id for kind in kinds)
+    return VocabularyLayout(TOKENIZER.vocab_size, toy_speech.CODEBOOK_SIZE, text, speech)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -126,9 +128,11 @@ def test_a_model_that_begins_from_a_base_reads_text_as_the_base_does(
 def test_a_model_from_a_base_is_trained_stored_and_loaded(tmp_path: Path) -> None:
     _, base = save_base(tmp_path / "base", "qwen3")
     store = MemoryStore()
+    stand_in(store, ArtifactKind.TEXT_TOKENIZER)
+    tokenizer = stand_in(store, ArtifactKind.TOKENIZER_MODEL)
     with store.draft(ArtifactKind.SPEECH_TOKENS) as draft:
         write_table(draft, "tokens", SPEECH_TOKENS, [*ROWS, *held_out()])
-        tokens = draft.commit(facts={"tokenizer": "b" * 64})
+        tokens = draft.commit(facts={"tokenizer": tokenizer.id})
     config = TextToTokenConfig(base=base, train=TrainConfig(num_steps=2, learning_rate=1e-3))
 
     fitted = fit(
@@ -158,11 +162,12 @@ def test_utterances_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -
         with draft.shard("tokenizer.json") as shard:
             TOKENIZER.save(shard.path)
         text = draft.commit()
+    tokenizer = stand_in(store, ArtifactKind.TOKENIZER_MODEL)
     rows = [*ROWS, toy_speech.token_row(50, num_words=90)]
     with store.draft(ArtifactKind.SPEECH_TOKENS) as draft:
         write_table(draft, "tokens", SPEECH_TOKENS, rows)
-        tokens = draft.commit(facts={"tokenizer": "b" * 64})
-    named = VocabularyLayout(TOKENIZER.vocab_size, toy_speech.CODEBOOK_SIZE, text.id, "b" * 64)
+        tokens = draft.commit(facts={"tokenizer": tokenizer.id})
+    named = VocabularyLayout(TOKENIZER.vocab_size, toy_speech.CODEBOOK_SIZE, text.id, tokenizer.id)
     config = TextToTokenConfig(
         width=16,
         num_heads=2,
