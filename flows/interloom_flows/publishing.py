@@ -2,19 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from interloom.bootstrap import Services
 from interloom.config.corpora import TakeIn
-from interloom.core.artifacts import canonical_json
+from interloom.core.artifacts import ArtifactRef, canonical_json
 from interloom.core.ids import new_run_id
 from interloom.corpora.intake import IngestOutcome
 from interloom.ports.catalog import DatasetVersion, RunStart
 from interloom.stages.leasing import held_run
 
-if TYPE_CHECKING:
-    from interloom.language_model.bases import ImportedBase
-    from interloom.speech_tokenizer.importing import ImportedTokenizer
+
+class Imported(Protocol):
+    """What taking in a model gives."""
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """The stored model."""
+        ...
+
+
+Taken = TypeVar("Taken", bound=Imported)
 
 
 def publish_corpus(
@@ -43,29 +51,21 @@ def publish_corpus(
     return outcome, version
 
 
-def publish_tokenizer(
-    services: Services, options: TakeIn, folder: Path
-) -> tuple["ImportedTokenizer", DatasetVersion]:
-    """Take in the weights of a speech tokenizer and publish them, in a run of its own."""
-    from interloom.speech_tokenizer.importing import import_tokenizer
+def publish_weights(
+    services: Services, kind: str, options: TakeIn, folder: Path, take: Callable[..., Taken]
+) -> tuple[Taken, DatasetVersion]:
+    """Take in a model of somebody else's and publish it, in a run of its own.
 
-    start = _start("tokenizer", options, folder)
+    Args:
+        services: Store and catalog.
+        kind: ``tokenizer`` or ``base``.
+        options: Gives its name and licence.
+        folder: As Hugging Face publishes it.
+        take: Reads it into the store.
+    """
+    start = _start(kind, options, folder)
     with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
-        imported = import_tokenizer(folder, licence=options.licence, store=services.store)
-        model = services.store.manifest(imported.ref)
-        version = services.catalog.publish_dataset(options.name, model, run_id)
-    return imported, version
-
-
-def publish_base(
-    services: Services, options: TakeIn, folder: Path
-) -> tuple["ImportedBase", DatasetVersion]:
-    """Take in a text model to start from and publish it, in a run of its own."""
-    from interloom.language_model.bases import import_base
-
-    start = _start("base", options, folder)
-    with held_run(services.catalog, start, ttl_s=services.settings.lease_ttl_s) as run_id:
-        imported = import_base(folder, licence=options.licence, store=services.store)
+        imported = take(folder, licence=options.licence, store=services.store)
         model = services.store.manifest(imported.ref)
         version = services.catalog.publish_dataset(options.name, model, run_id)
     return imported, version

@@ -14,28 +14,10 @@ from interloom.core.errors import (
     MissingError,
     TransientError,
 )
-from interloom_flows.cli.application import run_command
 from interloom_flows.cli.outcome import conclude, exit_code_of
 from interloom_flows.cli.screen import duration, size
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Runs a command in a home of its own; gives exit code, output and error output."""
-    monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = run_command(list(arguments))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.mark.parametrize(

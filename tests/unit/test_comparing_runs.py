@@ -15,7 +15,6 @@ from interloom.evaluation.choice import ChosenSet
 from interloom.evaluation.measures import Judging, share_right
 from interloom.evaluation.pairing import SCORES, scores_to_json
 from interloom.ports.catalog import Metric, MixtureComponent, Publication, RunStart, RunState, Usage
-from interloom_flows.cli.application import run_command
 from interloom_flows.recording import PRETRAINING
 
 Command = Callable[..., tuple[int, str, str]]
@@ -29,20 +28,6 @@ def services(tmp_path: Path) -> Iterator[Services]:
     held = connect(Settings(home=tmp_path / "home"))
     yield held
     held.close()
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    monkeypatch.setenv("INTERLOOM_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = run_command(list(arguments))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def _run(services: Services, speech: int, right: int) -> str:

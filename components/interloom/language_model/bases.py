@@ -35,12 +35,14 @@ class ImportedBase:
     Attributes:
         ref: Of kind ``base_model``.
         text_tokenizer: Its tokenizer.
+        text_vocab_size: Ids of its tokenizer.
         shape: What ``pretrain.model`` has to be.
         num_parameters: Weights in all.
     """
 
     ref: ArtifactRef
     text_tokenizer: ArtifactRef
+    text_vocab_size: int
     shape: LanguageModelConfig
     num_parameters: int
 
@@ -78,7 +80,7 @@ def import_base(folder: Path, *, licence: str, store: ArtifactStore) -> Imported
             facts={"text_tokenizer": text_ref.id, "text_vocab_size": text.vocab_size},
         )
     count = store.manifest(ref).count("parameters")
-    return ImportedBase(ref, text_ref, shape, count)
+    return ImportedBase(ref, text_ref, text.vocab_size, shape, count)
 
 
 def start_from_base(

@@ -77,7 +77,7 @@ def _show_artifact(services: "Services", what: str) -> None:
     screen.out().print(shown)
     prices = services.contract.prices
     money = f", {held.price:.2f} {prices.currency}" if held.price else ""
-    _say(
+    screen.put(
         f"It took {held.cpu_hours:.2f} processor hours, {held.gpu_hours:.2f} GPU-hours{money}, "
         "all that it was made from included."
     )
@@ -91,10 +91,10 @@ def _show_shard(services: "Services", sha256: str) -> None:
     if not holders:
         raise MissingError(f"no published artifact holds a shard with sha256 {sha256!r}")
     for ref in holders:
-        _say(f"held by {ref}")
+        screen.put(f"held by {ref}")
     for ref in services.catalog.descendants(holders):
         names = ", ".join(f"{held.name}@{held.version}" for held in services.catalog.names([ref]))
-        _say(f"{'model' if ref.kind.is_model else 'into'} {ref}  {names}")
+        screen.put(f"{'model' if ref.kind.is_model else 'into'} {ref}  {names}")
 
 
 def _show_row(services: "Services", kind: str, row_id: str) -> None:
@@ -103,30 +103,30 @@ def _show_row(services: "Services", kind: str, row_id: str) -> None:
 
     catalog, store = services.catalog, services.store
     places = find_rows(catalog, store, row_id)
-    _say(f"{kind} {row_id}")
+    screen.put(f"{kind} {row_id}")
     for place in places:
-        _say(f"  shard {place.artifact} {place.shard}, row {place.index}")
+        screen.put(f"  shard {place.artifact} {place.shard}, row {place.index}")
     for mixed in trace_row(catalog, store, row_id, places):
         _say_mixed(mixed)
     made = catalog.descendants([place.artifact for place in places])
     for version in catalog.names([ref for ref in made if ref.kind.is_model]):
-        _say(f"  its data went into {version.name}@{version.version}")
+        screen.put(f"  its data went into {version.name}@{version.version}")
 
 
 def _say_mixed(mixed: "MixedAt") -> None:
-    _say(
+    screen.put(
         f"  mixture {mixed.rows}, source {mixed.source}: {_some('row', mixed.row_numbers)}"
         if mixed.row_numbers
         else f"  mixture {mixed.rows}, source {mixed.source}: not drawn"
     )
     for read in mixed.trainings:
         where = _some("step", read.steps) if read.steps else "never read"
-        _say(f"    training {read.run.run_id[:13]} of {read.run.recipe}: {where}")
+        screen.put(f"    training {read.run.run_id[:13]} of {read.run.recipe}: {where}")
         for point in read.checkpoints:
-            _say(f"      checkpoint {point.artifact} at step {point.step}")
+            screen.put(f"      checkpoint {point.artifact} at step {point.step}")
         for name, value in read.results:
             if "loss" in name:
-                _say(f"      {name} {value:.4g}")
+                screen.put(f"      {name} {value:.4g}")
 
 
 def _show_step(services: "Services", what: str, step: int) -> None:
@@ -158,7 +158,3 @@ def _some(noun: str, numbers: "tuple[int, ...]") -> str:
     written = ", ".join(str(number) for number in numbers[:_SHOWN])
     more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
     return f"{noun}{'s' if len(numbers) > 1 else ''} {written}{more}"
-
-
-def _say(line: str) -> None:
-    screen.out().print(line, markup=False, soft_wrap=True)

@@ -46,7 +46,7 @@ def diff(first: RunArgument, second: RunArgument = "last") -> None:
     was, now = (json.loads(summary.run.request_json) for summary in summaries)
     changed = list(request_changes(was, now, None))
     for line in changed or ["The recipes are the same."]:
-        screen.out().print(line, markup=False, soft_wrap=True)
+        screen.put(line)
     before, after = (numbers_of(summary) for summary in summaries)
     _show_changes((before, after), scores)
     for name, summary in zip(("first", "second"), summaries, strict=True):

@@ -89,12 +89,12 @@ def show(name: NameArgument) -> None:
         },
         **manifest.facts,
     }
-    _say(f"{version.name}, version {version.version}")
+    screen.put(f"{version.name}, version {version.version}")
     _say_all(f"  {key}: {value}" for key, value in lines.items())
     _say_all(f"  shard {one.path}: {screen.size(one.num_bytes)}" for one in manifest.shards)
     for check in checks:
         verdict = "holds" if check.success else "DOES NOT HOLD"
-        _say(f"  check {check.expectation}: {verdict}, {check.observed}")
+        screen.put(f"  check {check.expectation}: {verdict}, {check.observed}")
 
 
 @app.command("diff")
@@ -129,7 +129,7 @@ def tag(
         if alias is None:
             for one in services.catalog.aliases(version.name):
                 what = f"version {one.version}" if one.version is not None else "taken away"
-                _say(f"{one.at[:16].replace('T', ' ')}  {one.alias}: {what}, by {one.who}")
+                screen.put(f"{one.at[:16].replace('T', ' ')}  {one.alias}: {what}, by {one.who}")
             return
         if not alias.replace("-", "").replace("_", "").isalnum() or alias[0].isdigit():
             raise ConfigError(
@@ -138,7 +138,7 @@ def tag(
             )
         services.catalog.tag(version.name, alias, None if remove else version.version, _user())
     verb = "is no longer an alias of" if remove else "now stands for"
-    _say(f"{version.name}@{alias} {verb} version {version.version}")
+    screen.put(f"{version.name}@{alias} {verb} version {version.version}")
 
 
 @app.command("rows")
@@ -167,7 +167,7 @@ def rows(
             raise ConfigError(f"{name} is a {version.ref.kind}, not {ArtifactKind.PACKED_ROWS}")
         paths = export_rows(services.store, version.ref, to, RowFormat(form))
     for path in paths:
-        _say(str(path))
+        screen.put(str(path))
 
 
 @app.command("export")
@@ -189,10 +189,10 @@ def export(
         )
         needs_keys = services.store.url.startswith("s3://")
     if version.ref.kind.value == "external":
-        _say(f"{path}; fetch it: cd {to} && dvc update {path.name}")
+        screen.put(f"{path}; fetch it: cd {to} && dvc update {path.name}")
         return
     keys = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, then " if needs_keys else ""
-    _say(f"{path}; fetch it: {keys}cd {to} && dvc pull")
+    screen.put(f"{path}; fetch it: {keys}cd {to} && dvc pull")
 
 
 @app.command("import-url")
@@ -212,8 +212,10 @@ def import_url(
     with opened() as services, screen.err().status(f"Asking for the version of {name}"):
         version = register(services, url, checked_name(name), licence=licence)
         facts = services.catalog.facts(version.ref)
-    _say(f"{version.name}@{version.version}: {facts['url']}, {facts.get('size', '?')} bytes")
-    _say(f"fetch it: interloom data export {version.name} --to DIR && cd DIR && dvc update *.dvc")
+    screen.put(f"{version.name}@{version.version}: {facts['url']}, {facts.get('size', '?')} bytes")
+    screen.put(
+        f"fetch it: interloom data export {version.name} --to DIR && cd DIR && dvc update *.dvc"
+    )
 
 
 @app.command("verify")
@@ -237,9 +239,11 @@ def verify(
                 f"{one.version.name}@{one.version.version}: {damage}" for damage in one.damages
             )
     if num_damaged:
-        _say(f"{num_damaged} of {num_checked} artifacts are damaged; mend: interloom data heal")
+        screen.put(
+            f"{num_damaged} of {num_checked} artifacts are damaged; mend: interloom data heal"
+        )
         raise typer.Exit(_DAMAGED)
-    _say(f"{num_checked} artifacts are whole.")
+    screen.put(f"{num_checked} artifacts are whole.")
 
 
 @app.command("heal")
@@ -263,10 +267,10 @@ def heal(
             _say_all(f"{label}: healed {damage}" for damage in one.mended)
             if one.remaining:
                 num_left += 1
-                _say(f"{label}: still damaged: {one.remaining}")
+                screen.put(f"{label}: still damaged: {one.remaining}")
     if num_left:
         raise typer.Exit(_DAMAGED)
-    _say(f"{len(checked)} artifacts are whole.")
+    screen.put(f"{len(checked)} artifacts are whole.")
 
 
 @app.command("push")
@@ -311,7 +315,7 @@ def pull(
         under = checked_name(name or file.stem)
         copied, version = pull_new(services, read_dvc_file(file), under, source)
         _show_copied([copied], services.store.url)
-        _say(f"published as {version.name}@{version.version}")
+        screen.put(f"published as {version.name}@{version.version}")
 
 
 @app.command("gc")
@@ -338,16 +342,18 @@ def gc(
         found = find_garbage(catalog, store, keep=keep, grace_s=grace_s, unknown=unknown)
         _say_all(f"not needed: {line}" for line in describe(found.artifacts, catalog))
         if found.unknown and not unknown:
-            _say(f"left alone: {len(found.unknown)} artifacts of another catalog; see --unknown")
-        _say(
+            screen.put(
+                f"left alone: {len(found.unknown)} artifacts of another catalog; see --unknown"
+            )
+        screen.put(
             f"{found.num_needed} artifacts are needed; {len(found.manifests)} are not, with "
             f"{len(found.objects)} objects, {screen.size(found.num_bytes)} in all"
         )
         if not remove:
-            _say("Nothing was removed. To remove it: the same command with --remove")
+            screen.put("Nothing was removed. To remove it: the same command with --remove")
             return
         freed = remove_garbage(catalog, store, found, grace_s=grace_s, who=_user())
-    _say(f"{screen.size(freed)} freed.")
+    screen.put(f"{screen.size(freed)} freed.")
 
 
 def _versions(services: "Services", names: Sequence[str] | None) -> "Sequence[DatasetVersion]":
@@ -381,17 +387,13 @@ def _show_copied(copied: "Sequence[Copied]", where: str) -> None:
             if one.num_shards
             else "was there already"
         )
-        _say(f"{one.ref}: {what}")
-    _say(f"{len(copied)} artifacts are whole in {where}")
-
-
-def _say(line: str) -> None:
-    screen.out().print(line, markup=False, soft_wrap=True)
+        screen.put(f"{one.ref}: {what}")
+    screen.put(f"{len(copied)} artifacts are whole in {where}")
 
 
 def _say_all(lines: Iterable[str]) -> None:
     for line in lines:
-        _say(line)
+        screen.put(line)
 
 
 def _user() -> str:

@@ -85,11 +85,9 @@ def show_asked(
         for name, source in recipe.mixture.sources().items()
     }
     if missing := [name for name, size in sizes.items() if size is None]:
-        screen.out().print(
+        screen.put(
             f"Tokens by source are known once the mix stage has run, or with expected_tokens for "
-            f"{', '.join(missing)}.",
-            markup=False,
-            soft_wrap=True,
+            f"{', '.join(missing)}."
         )
         return
     known = {name: round(size) for name, size in sizes.items() if size is not None}

@@ -48,19 +48,23 @@ def takedown(
     with opened() as services:
         if lift:
             was_there = services.catalog.unblock(kind, value, by)
-            _say(f"{what} is off the block list." if was_there else f"{what} was not blocked.")
+            screen.put(
+                f"{what} is off the block list." if was_there else f"{what} was not blocked."
+            )
             return
         touched = find_touched(services.catalog, services.store, what)
         _show_touched(what, touched)
         if report is not None:
             report.write_bytes(_report(what, touched))
-            _say(f"report: {report}")
+            screen.put(f"report: {report}")
         if dry_run:
-            _say("Nothing was blocked.")
+            screen.put("Nothing was blocked.")
             return
         take_down(services.catalog, touched, _block(what, by, reason))
-    _say(f"{what} is blocked: later runs leave its rows out. Run the recipes again to replace")
-    _say("what was made from it.")
+    screen.put(
+        f"{what} is blocked: later runs leave its rows out. Run the recipes again to replace"
+    )
+    screen.put("what was made from it.")
 
 
 def verify(
@@ -87,7 +91,7 @@ def verify(
             return
         with screen.err().status(f"Making {artifact} again"):
             verification = verify_artifact(services.contract, artifact, num_ranks=ranks)
-    _say(f"{artifact}: {verification.verdict}: {verification.detail}")
+    screen.put(f"{artifact}: {verification.verdict}: {verification.detail}")
     if verification.verdict is Verdict.DIFFERENT:
         raise typer.Exit(_MISMATCH)
 
@@ -106,18 +110,20 @@ def reconcile(
     num_lost = 0
     with opened() as services:
         swept = sweep(services.contract, grace_s=services.settings.staging_grace_s)
-        _say(f"Removed {swept.folders} folders, ended {swept.runs} runs and {swept.leases} leases.")
+        screen.put(
+            f"Removed {swept.folders} folders, ended {swept.runs} runs and {swept.leases} leases."
+        )
         told = tell_lineage(services)
         if told is not None:
             why = f": {told.error}" if told.error else ""
-            _say(f"Told {told.num_told} lineage events, {told.num_left} wait{why}")
+            screen.put(f"Told {told.num_told} lineage events, {told.num_left} wait{why}")
         for lost in find_lost(services.contract, every_byte=paranoid):
             num_lost += 1
-            _say(describe_lost(lost))
+            screen.put(describe_lost(lost))
     if num_lost:
-        _say(f"{num_lost} published artifacts are not whole.")
+        screen.put(f"{num_lost} published artifacts are not whole.")
         raise typer.Exit(_MISMATCH)
-    _say("Every published artifact is whole.")
+    screen.put("Every published artifact is whole.")
 
 
 def card(
@@ -138,14 +144,10 @@ def card(
         currency = services.contract.prices.currency
         text = written_card(services.catalog, artifact, currency=currency)
     if to is None:
-        screen.out().print(text, markup=False, soft_wrap=True)
+        screen.put(text)
         return
     to.write_text(text, encoding="utf-8")
-    _say(str(to))
-
-
-def _say(line: str) -> None:
-    screen.out().print(line, markup=False, soft_wrap=True)
+    screen.put(str(to))
 
 
 def _user() -> str:
@@ -168,7 +170,7 @@ def _show_blocks() -> None:
     with opened() as services:
         blocks = services.catalog.blocks()
     if not blocks:
-        _say("Nothing is blocked.")
+        screen.put("Nothing is blocked.")
         return
     shown = screen.table("", "what", "since", "who", "reason")
     for block in blocks:
@@ -179,19 +181,21 @@ def _show_blocks() -> None:
 
 def _show_touched(what: str, touched: "Touched") -> None:
     rows = sum(shard.num_rows for shard in touched.shards)
-    _say(
+    screen.put(
         f"{what}: {rows:,} rows in {len(touched.shards)} shards, "
         f"{len(touched.artifacts)} artifacts, {len(touched.models)} models, "
         f"{len(touched.run_ids)} runs"
     )
     for shard in touched.shards:
-        _say(f"  shard {shard.artifact} {shard.path}: {shard.num_rows:,} rows")
+        screen.put(f"  shard {shard.artifact} {shard.path}: {shard.num_rows:,} rows")
     for name in touched.names:
-        _say(f"  version {name}")
+        screen.put(f"  version {name}")
     for point in touched.checkpoints:
-        _say(f"  model {point.artifact}, trained to step {point.step} by run {point.run_id[:13]}")
+        screen.put(
+            f"  model {point.artifact}, trained to step {point.step} by run {point.run_id[:13]}"
+        )
     for ref in touched.unread:
-        _say(f"  {ref} is not whole in the store: counted as touched")
+        screen.put(f"  {ref} is not whole in the store: counted as touched")
 
 
 def _report(what: str, touched: "Touched") -> bytes:
@@ -206,6 +210,6 @@ def _show_verdicts(services: "Services", what: str) -> None:
 
     verdicts = services.catalog.verifications(find_artifact(services.catalog, what))
     for held in verdicts:
-        _say(f"{held.at[:16].replace('T', ' ')}  {held.verdict}: {held.detail}")
+        screen.put(f"{held.at[:16].replace('T', ' ')}  {held.verdict}: {held.detail}")
     if not verdicts:
-        _say("Never verified.")
+        screen.put("Never verified.")

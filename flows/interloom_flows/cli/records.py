@@ -57,7 +57,7 @@ def _show_failed_checks(services: "Services", summary: "RunSummary") -> None:
             if not check.success:
                 rows = f"; rows: {', '.join(check.failed_rows[:5])}" if check.failed_rows else ""
                 line = f"check of {stage.job}: {check.suite}: {check.expectation}: does not hold"
-                screen.out().print(f"{line}, {check.observed}{rows}", markup=False, soft_wrap=True)
+                screen.put(f"{line}, {check.observed}{rows}")
 
 
 def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
@@ -76,10 +76,10 @@ def _show_run(summary: "RunSummary", log_folder: Path, currency: str) -> None:
     _show_speech_costs(summary, currency)
     for failed in (*summary.stages, run):
         if failed.error:
-            screen.out().print(f"{failed.job}: {failed.error}", markup=False, soft_wrap=True)
+            screen.put(f"{failed.job}: {failed.error}")
     for stage in summary.stages:
         if (log := log_folder / f"{stage.run_id}.txt").is_file():
-            screen.out().print(f"log of {stage.job}: {log}", markup=False, soft_wrap=True)
+            screen.put(f"log of {stage.job}: {log}")
     numbers = screen.table("", "result", ">value")
     for name, number in numbers_of(summary).items():
         numbers.add_row(name, with_bounds(number))

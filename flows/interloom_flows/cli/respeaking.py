@@ -58,7 +58,7 @@ def respeak(
                 )
             codes = result.codes
         _play(services.store, outputs["decoder"], codes, out)
-    screen.out().print(f"{out}: {len(codes)} tokens", markup=False, soft_wrap=True)
+    screen.put(f"{out}: {len(codes)} tokens")
     if codes.tolist() != kept.codes.tolist():
         raise DataError(
             f"the tokens are not those of the row, which holds {len(kept.codes)}: it was made by "

@@ -142,7 +142,7 @@ def _show_plan(
         try:
             corpora = named_corpora(services.catalog, recipe)
         except MissingError as error:
-            screen.out().print(f"Cannot run yet: {error}", markup=False, soft_wrap=True)
+            screen.put(f"Cannot run yet: {error}")
             return None, None
         planned = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
         prices = services.contract.prices
@@ -238,13 +238,9 @@ def _show_sounds(services: "Services", summary: "RunSummary") -> None:
         return
     folder = services.settings.home / "results" / summary.run.run_id
     for path in save_sounds(services.store, evaluation, folder):
-        screen.out().print(f"listen: {path}", markup=False, soft_wrap=True)
+        screen.put(f"listen: {path}")
 
 
 def _show_next() -> None:
     screen.out().print("Open the dashboard:  interloom dashboard", markup=False)
-    screen.out().print(
-        "Use your own data:   interloom ingest speech FOLDER --name my-speech",
-        markup=False,
-        soft_wrap=True,
-    )
+    screen.put("Use your own data:   interloom ingest speech FOLDER --name my-speech")

@@ -24,6 +24,11 @@ def say(line: str) -> None:
     err().print(line, markup=False, soft_wrap=True)
 
 
+def put(line: str) -> None:
+    """One line of a result, never wrapped, nothing in it taken for markup."""
+    out().print(line, markup=False, soft_wrap=True)
+
+
 def table(title: str, *columns: str) -> Table:
     """An empty table; ``>name`` is a column of numbers."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)

@@ -66,7 +66,7 @@ def speak(
     if result.reason:
         raise DataError(f"{text!r} cannot be spoken: {result.explanation}; try other words")
     write_wav(out, decoder.decode(result.codes), sample_rate_hz=decoder.sample_rate_hz)
-    screen.out().print(f"{out}: {len(result.codes)} tokens", markup=False, soft_wrap=True)
+    screen.put(f"{out}: {len(result.codes)} tokens")
 
 
 def chat(
@@ -117,7 +117,7 @@ def _answer(
     if question.codes.size:
         screen.say(f"heard: {question.text}")
     answer = bot.answer(history, question, seed=seed)
-    screen.out().print(answer.text, markup=False, soft_wrap=True)
+    screen.put(answer.text)
     if answer.waveform.size:
         write_wav(out, answer.waveform, sample_rate_hz=answer.sample_rate_hz)
         screen.say(f"spoken: {out}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interloom.config.corpora import TakeIn
     from interloom.corpora.intake import IngestOutcome
     from interloom.ports.catalog import DatasetVersion
+    from interloom_flows.publishing import Taken
 
 app = typer.Typer(
     help="Take in a corpus of your own under a name.", no_args_is_help=True, rich_markup_mode=None
@@ -113,26 +114,14 @@ def tokenizer(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in the weights of a speech tokenizer, or of a Whisper to make one of."""
-    from interloom.adapters.dvc_export import checked_name
-    from interloom_flows.publishing import publish_tokenizer
+    from interloom.speech_tokenizer.importing import import_tokenizer
 
-    checked_name(name)
-    with opened() as services:
-        options = _options(name=name, licence=licence)
-        imported, version = publish_tokenizer(services, options, folder)
-    out = screen.out()
+    options = _options(name=name, licence=licence)
+    imported, version = _take_in_weights("tokenizer", import_tokenizer, folder, options)
     ready = "ready to use" if imported.has_codebook else "without a codebook: train with it"
-    out.print(
-        f"{version.name}@{version.version}: {imported.num_parameters:,} numbers, {ready}",
-        markup=False,
-        soft_wrap=True,
-    )
+    screen.put(f"{version.name}@{version.version}: {imported.num_parameters:,} numbers, {ready}")
     start = f"{imported.ref.kind}:{imported.ref.id}"
-    out.print(
-        f"use it: interloom run RECIPE --set 'tokenizer.start_from=\"{start}\"'",
-        markup=False,
-        soft_wrap=True,
-    )
+    screen.put(f"use it: interloom run RECIPE --set 'tokenizer.start_from=\"{start}\"'")
 
 
 @app.command("base")
@@ -148,26 +137,33 @@ def base(
     licence: LicenceOption = "LicenseRef-unknown",
 ) -> None:
     """Take in a text model, with its tokenizer, for pre-training to start from."""
-    from interloom.adapters.dvc_export import checked_name
-    from interloom_flows.publishing import publish_base
+    from interloom.language_model.bases import import_base
 
-    checked_name(name)
-    with opened() as services:
-        options = _options(name=name, licence=licence)
-        imported, version = publish_base(services, options, folder)
-        text = services.store.manifest(imported.text_tokenizer).facts["vocab_size"]
+    options = _options(name=name, licence=licence)
+    imported, version = _take_in_weights("base", import_base, folder, options)
     values = {
         "pretrain.start": name,
         "ingest.text_tokenizer": f"{imported.text_tokenizer.kind}:{imported.text_tokenizer.id}",
-        "ingest.text_vocab_size": text,
+        "ingest.text_vocab_size": imported.text_vocab_size,
         **{f"pretrain.model.{key}": value for key, value in imported.shape},
     }
-    lines = [
-        f"{version.name}@{version.version}: {imported.num_parameters:,} weights; use it with",
-        *(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in values.items()),
-    ]
-    for line in lines:
-        screen.out().print(line, markup=False, soft_wrap=True)
+    screen.put(
+        f"{version.name}@{version.version}: {imported.num_parameters:,} weights; use it with"
+    )
+    for key, value in values.items():
+        screen.put(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}")
+
+
+def _take_in_weights(
+    kind: str, take: "Callable[..., Taken]", folder: Path, options: "TakeIn"
+) -> "tuple[Taken, DatasetVersion]":
+    """Store a model and publish it under its name."""
+    from interloom.adapters.dvc_export import checked_name
+    from interloom_flows.publishing import publish_weights
+
+    checked_name(options.name)
+    with opened() as services:
+        return publish_weights(services, kind, options, folder, take)
 
 
 def _options(**given: str | None) -> "TakeIn":
@@ -207,20 +203,15 @@ def _take_in(
 
 
 def _show(kind: str, outcome: "IngestOutcome", version: "DatasetVersion") -> None:
-    out = screen.out()
-    out.print(
+    screen.put(
         f"{version.name}@{version.version}: {outcome.accepted:,} rows taken, "
-        f"{outcome.refused:,} refused",
-        markup=False,
-        soft_wrap=True,
+        f"{outcome.refused:,} refused"
     )
     for refusal in outcome.refusals:
         screen.say(f"refused {refusal.row}: {refusal.reason}")
-    out.print(
+    screen.put(
         f"use it: interloom run RECIPE --set ingest.source.kind=catalog "
-        f"--set ingest.source.{kind}={version.name}",
-        markup=False,
-        soft_wrap=True,
+        f"--set ingest.source.{kind}={version.name}"
     )
 
 

@@ -92,9 +92,7 @@ def sweep(
     columns = shown_names(results, chosen.columns) if chosen.columns else ()
     _show_arms(results, (*names, *columns))
     plot = save_comparison(results, names, columns, folder)
-    screen.out().print(
-        f"plot: {plot}, table: {plot.with_name('table.md')}", markup=False, soft_wrap=True
-    )
+    screen.put(f"plot: {plot}, table: {plot.with_name('table.md')}")
     failed = [result for result in results if result.error is not None]
     if failed:
         raise DataError(
@@ -132,7 +130,7 @@ def curves(
     for stage, points in trained.items():
         ended_s = datetime.fromisoformat(stage.ended_at or stage.started_at).timestamp()
         path = write_events(tensorboard / stage.job, points, wall_s=ended_s)
-        screen.out().print(str(path), markup=False, soft_wrap=True)
+        screen.put(str(path))
 
 
 def _sweep(name: str, grid: Sequence[str], overrides: Sequence[str]) -> "Sweep":
