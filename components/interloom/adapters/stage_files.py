@@ -20,7 +20,7 @@ from interloom.core.errors import (
 from interloom.ports.launcher import LOG_FILE, StageJob
 from interloom.ports.progress import Progress
 
-_LOG_LINES = 12
+_LOG_LINES = 24  # a bug with all places that led to it
 _REPORT_LINES = 40  # of torchrun, on how its ranks ended
 _KILLED_RANK = re.compile(
     r"Root Cause(?s:.*?)rank\s*:\s*(?P<rank>\d+).*\n.*exitcode\s*:\s*-(?P<signal>\d+)"
