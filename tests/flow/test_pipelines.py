@@ -229,6 +229,7 @@ def test_housekeeping_flows_open_services_of_their_own_and_do_their_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
     from interloom_flows.pipelines import lineage_exporter, reconciler, sweeper
 
@@ -250,8 +251,10 @@ def test_housekeeping_flows_open_services_of_their_own_and_do_their_work(
     ]
     with get_client(sync_client=True) as client:
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        ended = [(flows[run.flow_id], run.state_name) for run in client.read_flow_runs()]
-        said = " ".join(log.message for log in client.read_logs())
+        runs = {flows[run.flow_id]: run for run in client.read_flow_runs()}
+        ended = [(name, run.state_name) for name, run in runs.items()]
+        of_reconciler = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs["reconciler"].id]))
+        said = " ".join(log.message for log in client.read_logs(of_reconciler))
     assert set(ended) >= {
         ("sweeper", "Completed"),
         ("reconciler", "Completed"),
