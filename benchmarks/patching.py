@@ -6,12 +6,11 @@ pass of plain Python over the tokens of a row. Both give the same lengths.
     python benchmarks/patching.py
 """
 
-import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from _sides import OURS, compared, rates_in_turns, show
 from numpy.typing import NDArray
 
 from interloom.language_model.patches.cutting import cut as cut_rows
@@ -62,14 +61,7 @@ def by_loop(ids: Sequence[Sequence[int]], documents: Sequence[Sequence[int]], si
     return lengths
 
 
-def rate(cut: Callable[[], object], tokens: int) -> float:
-    """Tokens a second."""
-    started_s = time.perf_counter()
-    cut()
-    return tokens / (time.perf_counter() - started_s)
-
-
-def compare(config: dict[str, int]) -> dict[str, object]:
+def compare(config: dict[str, int]) -> dict[str, Any]:
     """Both sides in turns over the same rows."""
     size, total = config["patch size"], config["rows"] * config["tokens"]
     ids, documents = rows_of(config["rows"], config["tokens"])
@@ -81,35 +73,15 @@ def compare(config: dict[str, int]) -> dict[str, object]:
     if ours().tolist() != by_loop(*listed, size):
         raise SystemExit("the lengths differ")
     sides: dict[str, Callable[[], object]] = {
-        "interloom": ours,
+        OURS: ours,
         "token loop": lambda: by_loop(*listed, size),
     }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(TURNS):
-        for name, side in sides.items():
-            rates[name].append(rate(side, total))
-    shown = {name: summary(values) for name, values in rates.items()}
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return config | shown | {"ratio": round(medians["interloom"] / medians["token loop"], 2)}
-
-
-def summary(rates: Sequence[float]) -> dict[str, float]:
-    """Median and spread."""
-    return {
-        "median": round(statistics.median(rates)),
-        "min": round(min(rates)),
-        "max": round(max(rates)),
-    }
+    return config | compared(rates_in_turns(sides, total, TURNS))
 
 
 def main() -> None:
     """Print one line a configuration, then the figure as JSON."""
-    configs = [compare(config) for config in CONFIGS]
-    for config in configs:
-        print(config)
-    worst = min(float(str(config["ratio"])) for config in configs)
-    body = {"figure": "patching", "unit": "tokens/s", "configs": configs, "ratio": worst}
-    print(json.dumps(body))
+    show("patching", "tokens/s", [compare(config) for config in CONFIGS])
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ must be equal, except after a step whose two best logits are within 1e-4 of each
     python benchmarks/synthesis.py
 """
 
-import json
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from _sides import OURS, compared, rates_in_turns, show
 from torch import Tensor
 
 from interloom.testing.llama_twin import llama_twin
@@ -143,41 +142,24 @@ def compare(config: dict[str, int]) -> dict[str, object]:
     twin = llama_twin(model)
     peer = make_peer(twin, NUM_CODES)
     engine = TorchEngine(model, num_slots=slots, speech_offset=0)
-    rates: dict[str, list[float]] = {"interloom": [], "generate": []}
-    made: dict[str, Codes] = {}
-    for _ in range(TURNS):
-        for side, measured in rates.items():
-            started = time.process_time()
-            if side == "interloom":
-                made[side] = [one.codes.tolist() for one in engine.decode(jobs)]
-            else:
-                made[side] = peer(jobs, slots)
-            total = sum(len(one) for one in made[side])
-            measured.append(total / (time.process_time() - started))
-    ties = count_near_ties(twin, jobs, made["interloom"], made["generate"])
+    made = {
+        OURS: [one.codes.tolist() for one in engine.decode(jobs)],
+        "generate": peer(jobs, slots),
+    }
+    total = sum(map(len, made[OURS]))
+    ties = count_near_ties(twin, jobs, made[OURS], made["generate"])
     if ties > MOST_TIES * total:
         raise SystemExit(f"{ties} near ties in {total} codes: more than {MOST_TIES:.1%}")
-    medians = {side: statistics.median(values) for side, values in rates.items()}
-    shown = {
-        side: {
-            "median": round(medians[side]),
-            "min": round(min(values)),
-            "max": round(max(values)),
-        }
-        for side, values in rates.items()
-    }
-    ratio = round(medians["interloom"] / medians["generate"], 2)
-    return config | shown | {"near_ties": ties, "codes": total, "ratio": ratio}
+    tasks = {OURS: lambda: engine.decode(jobs), "generate": lambda: peer(jobs, slots)}
+    rates = rates_in_turns(tasks, total, TURNS, time.process_time)
+    return config | {"near_ties": ties, "codes": total} | compared(rates)
 
 
 def main() -> None:
     """Print one JSON object."""
     torch.set_num_threads(1)
     configs = [compare(config) for config in CONFIGS]
-    ratios = [config["ratio"] for config in configs]
-    worst = min(ratio for ratio in ratios if isinstance(ratio, float))
-    body = {"figure": "synthesis", "unit": "codes/s", "configs": configs, "ratio": worst}
-    print(json.dumps(body))
+    show("synthesis", "codes/s", configs)
 
 
 if __name__ == "__main__":

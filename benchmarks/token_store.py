@@ -13,7 +13,6 @@ it is measured where it can be imported, and named as left out elsewhere:
     PYTHONPATH=PEERS python benchmarks/token_store.py
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from _sides import OURS, show, spread
 from numpy.typing import NDArray
 
 from interloom.mixture.indexed import IndexedTokens, write_index
@@ -144,19 +144,18 @@ def compare(
     name: str, order: list[int], ours: Read, peers: Mapping[str, Read]
 ) -> dict[str, object]:
     """All sides in turns."""
-    rates: dict[str, list[float]] = {"interloom": []} | {peer: [] for peer in peers}
+    rates: dict[str, list[float]] = {OURS: []} | {peer: [] for peer in peers}
     for _ in range(TURNS):
-        rates["interloom"].append(tokens_a_second(ours, order))
+        rates[OURS].append(tokens_a_second(ours, order))
         for peer, read in peers.items():
             held = order[: int(STREAMED * len(order))] if peer == STREAMING else order
             rates[peer].append(tokens_a_second(read, held))
-    medians = {side: statistics.median(values) for side, values in rates.items()}
-    spread = {
-        side: {"median": round(medians[side]), "min": round(min(r)), "max": round(max(r))}
-        for side, r in rates.items()
+    ours_a_second = statistics.median(rates[OURS])
+    ratios = {
+        f"over {peer}": round(ours_a_second / statistics.median(rates[peer]), 2) for peer in peers
     }
-    ratios = {f"over {peer}": round(medians["interloom"] / medians[peer], 2) for peer in peers}
-    return {"reading": name} | spread | ratios | {"ratio": ratios[f"over {MEGATRON}"]}
+    sides = {side: spread(values) for side, values in rates.items()}
+    return {"reading": name} | sides | ratios | {"ratio": ratios[f"over {MEGATRON}"]}
 
 
 def main() -> None:
@@ -186,11 +185,7 @@ def main() -> None:
             compare("documents", shuffled(len(held)).tolist(), single.sequence_into, peers),
             compare("rows", shuffled(len(bounds) - 1).tolist(), whole(rows), gathering),
         ]
-    for config in configs:
-        print(config)
-    worst = min(float(str(config["ratio"])) for config in configs)
-    figure = {"figure": "token_store", "unit": "tokens/s", "configs": configs, "ratio": worst}
-    print(json.dumps(figure))
+    show("token_store", "tokens/s", configs)
 
 
 def require_equal(held: Sequence[NDArray[np.int32]], ours: Read, peers: Mapping[str, Read]) -> None:
