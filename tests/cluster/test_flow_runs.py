@@ -27,12 +27,25 @@ from interloom.adapters.cluster.api import JOBS, PODS
 from interloom.adapters.cluster.opening import open_cluster_launcher
 from interloom.adapters.sql_catalog import SqlCatalog
 from interloom.config.environment import environment
-from interloom.testing.local_cluster import HOST, ROOT, Site, flow_job_template, kubectl
+from interloom.testing.local_cluster import (
+    HOST,
+    ROOT,
+    Site,
+    flow_job_template,
+    kubectl,
+    pod_template,
+)
+from interloom.testing.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, s3_server
 from interloom_flows.results import find_run, summarise
 
 KUBERNETES = "PREFECT_INTEGRATIONS_KUBERNETES"
 LOGIN = "interloom:hidden-prefect-login"
-CHANGES = ("pretrain.train.num_ranks=2", "pretrain.train.threads_per_rank=1")
+SHARDED = ("tokenize_speech", "interleave")
+CHANGES = (
+    "pretrain.train.num_ranks=2",
+    "pretrain.train.threads_per_rank=1",
+    "interleave.documents_per_shard=25",
+)
 COMMAND = [sys.executable, "-c", "from interloom_flows.cli import main; main()"]
 PREFECT = str(Path(sys.prefix) / "bin/prefect")
 Json = dict[str, Any]
@@ -54,7 +67,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
     words = ["server", "start", "--no-ui", "--host", HOST, "--port", port]
     with running([PREFECT, *words], env, home / "log") as process:
         url = f"http://{HOST}:{port}/api"
-        wait_for(lambda: answers(url) or process.poll() is not None, 400)
+        wait_for(lambda: answers(url) or process.poll() is not None, 900)
         assert process.poll() is None, (home / "log").read_text()[-2000:]
         yield url, process.pid
 
@@ -92,11 +105,24 @@ def wait_for(condition: Callable[[], object], limit_s: float) -> None:
         time.sleep(1)
 
 
-class Installation:
-    """Secrets, profile, job template, deployments and worker of one namespace."""
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server where pods reach it."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "data", host=HOST) as server:
+        yield server
 
-    def __init__(self, site: Site, database_url: str, prefect_server: tuple[str, int]) -> None:
+
+class Installation:
+    """Secrets, profile, job template, deployments and worker of one namespace.
+
+    Artifacts are in S3, whose credentials pods get from a Secret.
+    """
+
+    def __init__(
+        self, site: Site, database_url: str, prefect_server: tuple[str, int], s3: S3Server
+    ) -> None:
         self.site = site
+        self.s3 = s3
         self.database_url = database_url
         self.url, self.server_pid = prefect_server
         self.worker_log = site.folder / "worker.log"
@@ -105,11 +131,24 @@ class Installation:
         kubectl("apply", "-n", site.namespace, "-f", "-", body=accounts)
         self._secret("interloom-database", {"catalog-url": database_url})
         self._secret("interloom-prefect", {"auth-string": LOGIN})
-        catalog = {"secretKeyRef": {"name": "interloom-database", "key": "catalog-url"}}
+        self._secret("interloom-s3", {"access-key": ACCESS_KEY, "secret-key": SECRET_KEY})
+        store = {
+            "INTERLOOM_STORE_ROOT": f"s3://{BUCKET}/cluster",
+            "INTERLOOM_S3_ENDPOINT": s3.endpoint,
+        }
+        pod = pod_template(site.folder, store)
+        pod["spec"]["containers"][0]["env"] += [
+            from_secret(f"INTERLOOM_S3_{half}_KEY", "interloom-s3", f"{half.lower()}-key")
+            for half in ("ACCESS", "SECRET")
+        ]
         profile = site.profile(
-            rendezvous_env=[{"name": "INTERLOOM_DATABASE_URL", "valueFrom": catalog}]
+            pod=pod,
+            rendezvous_env=[
+                from_secret("INTERLOOM_DATABASE_URL", "interloom-database", "catalog-url")
+            ],
+            fan_out={stage: {"parts": 2, "at_once": 2} for stage in SHARDED},
         )
-        template = flow_job_template(site, profile)
+        template = flow_job_template(site, profile, store)
         (site.folder / "template.json").write_text(json.dumps(template))
         self._deploy()
 
@@ -161,10 +200,6 @@ class Installation:
         with temporary_settings(named), get_client(sync_client=True) as client:
             yield client
 
-    def flow_pods(self) -> list[Json]:
-        """The pods of flow runs."""
-        return self.site.api.items(PODS, labelSelector="app.kubernetes.io/name=interloom-flow-run")
-
     def artifacts(self) -> Mapping[str, str]:
         """Output name to id, of the last complete run."""
         return artifacts_in(self.database_url)
@@ -186,9 +221,16 @@ class Installation:
         )
 
 
+def from_secret(name: str, secret: str, key: str) -> Json:
+    """An environment variable that a pod gets by reference."""
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
 @pytest.fixture(scope="module")
-def installed(site: Site, database_url: str, prefect_server: tuple[str, int]) -> Installation:
-    return Installation(site, database_url, prefect_server)
+def installed(
+    site: Site, database_url: str, prefect_server: tuple[str, int], s3: S3Server
+) -> Installation:
+    return Installation(site, database_url, prefect_server, s3)
 
 
 def artifacts_in(url: str) -> Mapping[str, str]:
@@ -233,6 +275,11 @@ def test_a_recipe_runs_as_a_flow_run_with_the_artifacts_of_a_local_run(
     assert installed.artifacts() == run_here(here, "pretrain")
     ranks = installed.site.api.items(PODS, labelSelector="interloom.dev/stage=pretrain")
     assert {one["metadata"]["labels"]["interloom.dev/rank"] for one in ranks} == {"0", "1"}
+    parts = installed.site.api.items(JOBS, labelSelector="interloom.dev/part")
+    labels = [one["metadata"]["labels"] for one in parts]
+    assert {(one["interloom.dev/stage"], one["interloom.dev/part"]) for one in labels} == {
+        (stage, part) for stage in SHARDED for part in ("0-of-2", "1-of-2")
+    }
     check_nothing_secret_is_told(installed, run_id)
 
 
@@ -287,7 +334,13 @@ def check_nothing_secret_is_told(installed: Installation, run_id: UUID) -> None:
     for path in site.folder.rglob("*"):
         if path.is_file():
             texts[str(path)] = path.read_bytes().decode(errors="replace")
-    secrets = [LOGIN, LOGIN.partition(":")[2], installed.database_url.split(":")[2].split("@")[0]]
+    client = installed.s3.client()
+    for stored in client.list_objects(BUCKET, recursive=True):
+        data = client.get_object(BUCKET, stored.object_name or "").data
+        texts[f"s3: {stored.object_name}"] = data.decode(errors="replace")
+    assert any("manifest" in where for where in texts if where.startswith("s3: "))
+    password = installed.database_url.split(":")[2].split("@")[0]
+    secrets = [LOGIN, LOGIN.partition(":")[2], password, SECRET_KEY]
     told = [where for where, text in texts.items() for secret in secrets if secret in text]
     assert told == []
     assert len(texts) > 50
@@ -301,22 +354,23 @@ def api_server() -> psutil.Process:
     )
 
 
-KINDS = ("flow pod", "stage pod", "stage pod", "worker", "API server", "Prefect server")
+KINDS = ("flow pod", "training pod", "data pod", "worker", "API server", "Prefect server")
 
 
 class Disturber:
-    """Kills one thing at a time, by a seeded draw."""
+    """Kills one thing at a time: every kind in a random order, then every kind again."""
 
     def __init__(self, installed: Installation, seed: int) -> None:
         self.installed = installed
         self.random = np.random.default_rng(seed)
         self.done: list[str] = []
+        self._left: list[str] = []
 
     def disturb_until_done(self, run_id: UUID) -> None:
-        """Kill every 10 to 40 s while the run goes on; what is away comes back."""
+        """Kill every 5 to 20 s while the run goes on; what is away comes back."""
         while not self._is_over(run_id):
             with self.installed.worker() as worker:
-                deadline_s = time.monotonic() + float(self.random.uniform(10, 40))
+                deadline_s = time.monotonic() + float(self.random.uniform(5, 20))
                 while time.monotonic() < deadline_s:
                     if self._is_over(run_id):
                         return
@@ -327,31 +381,41 @@ class Disturber:
         return self.installed.state(run_id) in {"Completed", "Failed", "Cancelled"}
 
     def _disturb(self, worker: "subprocess.Popen[bytes]") -> None:
-        """One kill."""
-        what = str(self.random.choice(KINDS))
-        site = self.installed.site
-        match what:
-            case "flow pod":
-                self._kill_one(self.installed.flow_pods())
-            case "stage pod":
-                self._kill_one(site.api.items(PODS, labelSelector="interloom.dev/stage"))
-            case "worker":
-                worker.send_signal(signal.SIGKILL)
-            case "API server":
-                with frozen(api_server()):
-                    time.sleep(30)
-            case _:
-                with frozen(psutil.Process(self.installed.server_pid)):
-                    time.sleep(60)
-        self.done.append(what)
+        """One kill: of the next kind that there is something of."""
+        pods = {
+            "flow pod": "app.kubernetes.io/name=interloom-flow-run",
+            "training pod": "interloom.dev/stage=pretrain",
+            "data pod": f"interloom.dev/stage in ({', '.join(SHARDED)})",
+        }
+        self._left = self._left or [str(kind) for kind in self.random.permutation(KINDS)]
+        for what in self._left:
+            if what not in pods or self._kill_one(pods[what]):
+                self._disturb_server(what, worker)
+                self.done.append(what)
+                self._left.remove(what)
+                return
 
-    def _kill_one(self, pods: list[Json]) -> None:
-        alive = [pod for pod in pods if pod["status"].get("phase") == "Running"]
-        if alive:
-            pod = alive[int(self.random.integers(len(alive)))]
-            name, namespace = pod["metadata"]["name"], self.installed.site.namespace
-            words = ("delete", "pod", name, "-n", namespace, "--grace-period=0", "--force")
-            kubectl(*words, check=False)
+    def _disturb_server(self, what: str, worker: "subprocess.Popen[bytes]") -> None:
+        """Kill the worker, or let a server be silent for a while."""
+        if what == "worker":
+            worker.send_signal(signal.SIGKILL)
+        if what == "API server":
+            with frozen(api_server()):
+                time.sleep(30)
+        if what == "Prefect server":
+            with frozen(psutil.Process(self.installed.server_pid)):
+                time.sleep(60)
+
+    def _kill_one(self, selector: str) -> bool:
+        """Whether there was a running pod to kill."""
+        site = self.installed.site
+        alive = site.api.items(PODS, labelSelector=selector, fieldSelector="status.phase=Running")
+        if not alive:
+            return False
+        name = alive[int(self.random.integers(len(alive)))]["metadata"]["name"]
+        words = ("delete", "pod", name, "-n", site.namespace, "--grace-period=0", "--force")
+        kubectl(*words, check=False)
+        return True
 
 
 @contextmanager
@@ -364,6 +428,20 @@ def frozen(process: psutil.Process) -> Iterator[None]:
         process.resume()
 
 
+def published_once(installed: Installation) -> None:
+    """No stage key was computed to the end twice."""
+    engine = sa.create_engine(installed.database_url)
+    with engine.connect() as connection:
+        keys = connection.scalars(
+            sa.text(
+                "SELECT stage_key FROM run WHERE state = 'complete' AND stage_key IS NOT NULL "
+                "AND origin_run_id IS NULL"
+            )
+        ).all()
+    engine.dispose()
+    assert len(keys) == len(set(keys))
+
+
 @pytest.mark.nightly
 def test_twenty_random_kills_change_no_artifact_and_leave_no_orphan(
     installed: Installation, tmp_path: Path
@@ -374,13 +452,15 @@ def test_twenty_random_kills_change_no_artifact_and_leave_no_orphan(
         if len(disturber.done) >= 20:
             break
         change = f"seed={round_ + 1}"
-        run_id = installed.start(None, change)
+        run_id = installed.start("pretrain", change)
         disturber.disturb_until_done(run_id)
         assert installed.state(run_id) == "Completed", (seed, round_, disturber.done)
-        assert installed.artifacts() == run_here(tmp_path / str(round_), None, change), (
+        assert installed.artifacts() == run_here(tmp_path / str(round_), "pretrain", change), (
             disturber.done
         )
     assert len(disturber.done) >= 20
+    assert set(disturber.done) == set(KINDS), disturber.done
+    published_once(installed)
     for _ in range(2):
         profile = installed.site.profile()
         open_cluster_launcher("jobs", profile).reconcile(set(), grace_s=0)

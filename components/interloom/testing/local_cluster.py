@@ -120,8 +120,8 @@ def pod_template(folder: Path, env: Mapping[str, str]) -> Json:
     }
 
 
-def flow_job_template(site: Site, profile: Path) -> Json:
-    """The job template of flow runs, as it is but for volumes, node pool and user."""
+def flow_job_template(site: Site, profile: Path, env: Mapping[str, str]) -> Json:
+    """The job template of flow runs, as it is but for volumes, node pool, user and settings."""
     template: Json = json.loads((ROOT / "infra/base/job-template.json").read_text())
     variables = template["variables"]["properties"]
     variables["image"]["default"] = IMAGE
@@ -137,16 +137,12 @@ def flow_job_template(site: Site, profile: Path) -> Json:
         "PYTHONPATH": _CODE,
         "PREFECT_HOME": str(site.folder / "prefect"),
         "INTERLOOM_HOME": str(site.folder / "home"),
-        "INTERLOOM_STORE_ROOT": str(site.folder / "store"),
         "INTERLOOM_WORK_ROOT": str(site.folder / "work"),
         "INTERLOOM_CLUSTER_PROFILE": str(profile),
         "INTERLOOM_RETRY_DELAYS_S": "[2, 10, 30]",
+        **env,
     }
-    kept = [
-        entry
-        for entry in container["env"]
-        if entry["name"] not in ours and not entry["name"].startswith("INTERLOOM_S3_")
-    ]
+    kept = [entry for entry in container["env"] if entry["name"] not in ours]
     container["env"] = kept + [{"name": name, "value": value} for name, value in ours.items()]
     from_here = pod_template(site.folder, {})["spec"]
     container["volumeMounts"] = from_here["containers"][0]["volumeMounts"]
