@@ -92,7 +92,8 @@ def main(asked: Sequence[str]) -> None:
         print(f"== {name}", flush=True)
         results[name] = run(name)
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
-    write(README, draw({name: one for name, one in results.items() if name in names()}))
+    kept = json.loads(RESULTS.read_text())  # in the order in which it is kept
+    write(README, draw({name: one for name, one in kept.items() if name in names()}))
 
 
 if __name__ == "__main__":

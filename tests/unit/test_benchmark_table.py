@@ -94,3 +94,19 @@ def test_the_readme_holds_the_table_of_the_kept_results(benchmarks: ModuleType) 
 
     assert rest.partition(benchmarks.END)[0] == benchmarks.draw(results)
     assert set(results) <= set(benchmarks.names())
+
+
+def test_the_table_is_that_of_the_kept_results(
+    benchmarks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"words": 4, "documents": 2, "interloom": {"median": 3}}
+    result = {"figure": "toy", "unit": "words/s", "configs": [config]}
+    (tmp_path / "toy.py").write_text(f"import json; print(json.dumps({result!r}))")
+    for name, value in (("HERE", ""), ("RESULTS", "results.json"), ("README", "README.md")):
+        monkeypatch.setattr(benchmarks, name, tmp_path / value)
+    benchmarks.README.write_text(f"{benchmarks.BEGIN}{benchmarks.END}")
+
+    benchmarks.main(["toy"])
+
+    table = benchmarks.draw(json.loads(benchmarks.RESULTS.read_text()))
+    assert table in benchmarks.README.read_text()
