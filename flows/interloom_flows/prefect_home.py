@@ -27,7 +27,7 @@ _FOLDER_PREFIX = "server-"
 # Prefect's client waits 2, 4, 8, ... seconds between its tries.
 _RETRIES = "PREFECT_CLIENT_MAX_RETRIES"
 _OWN_RETRIES = "1"  # a server of our own that is gone does not come back
-_NAMED_RETRIES = "7"  # one that is restarted may be away for four minutes
+_NAMED_RETRIES = "7"  # waits double from 2 s: over four minutes for one that is restarted
 
 
 def quiet(home: Path) -> dict[str, str]:
