@@ -148,6 +148,25 @@ def test_a_config_that_is_not_json_is_refused(tmp_path: Path) -> None:
         import_base(folder, licence="MIT", store=MemoryStore())
 
 
+def test_a_config_that_leaves_something_out_is_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    body = json.loads((folder / "config.json").read_text())
+    del body["intermediate_size"]
+    (folder / "config.json").write_text(json.dumps(body))
+
+    with pytest.raises(DataError, match=r"config\.json does not say its 'intermediate_size'"):
+        import_base(folder, licence="MIT", store=MemoryStore())
+
+
+def test_weights_that_were_cut_off_are_refused(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    with pytest.raises(DataError, match=r"model\.safetensors cannot be read, fetch it again"):
+        import_base(folder, licence="MIT", store=MemoryStore())
+
+
 def test_a_recipe_of_another_shape_or_tokenizer_is_refused(tmp_path: Path) -> None:
     store = MemoryStore()
     base = import_base(_folder(tmp_path), licence="MIT", store=store)

@@ -3,11 +3,8 @@
 Legend: V rows of a table, D width.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,17 +12,17 @@ from torch import Tensor, nn
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import DataError, MissingError
-from interloom.language_model.convert import import_hf
+from interloom.core.errors import DataError
+from interloom.language_model.convert import import_hf, shape_of
 from interloom.ports.store import ArtifactStore
 from interloom.text.bpe import FILE, TextTokenizer
+from interloom.training.hugging_face import Checkpoint
 from interloom.vocabulary.layout import VocabularyLayout
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _TABLES = ("embedding.weight", "head.weight")
 _NOISE = 0.1  # of new rows around the mean, as a part of the old rows' deviation
 _FREE = {"max_length", "init_std"}  # what a recipe may set as it likes
-_DEFAULT_THETA = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +52,10 @@ def import_base(folder: Path, *, licence: str, store: ArtifactStore) -> Imported
         DataError: It is of another architecture, its weights do not fit its config, or its table
             has fewer rows than its tokenizer has ids.
     """
-    shape = shape_of(_read_json(folder / CONFIG))
-    text = TextTokenizer.load(_existing(folder / FILE))
-    weights = import_hf(_weights(folder), shape)
+    found = Checkpoint.at(folder)
+    shape = shape_of(found.architecture())
+    text = TextTokenizer.load(found.tokenizer)
+    weights = import_hf(found.weights(), shape)
     rows = len(weights[_TABLES[0]])
     if rows < text.vocab_size:
         raise DataError(
@@ -129,54 +127,6 @@ def extended(table_VD: Tensor, layout: VocabularyLayout, generator: torch.Genera
     return torch.cat([text_VD, text_VD.mean(dim=0) + _NOISE * text_VD.std(dim=0) * new])
 
 
-def shape_of(body: Mapping[str, Any]) -> LanguageModelConfig:
-    """The shape that a Hugging Face ``config.json`` describes.
-
-    Raises:
-        DataError: It describes what this transformer cannot compute.
-    """
-    kind = body.get("model_type")
-    if kind not in {"llama", "qwen2", "qwen3"}:
-        raise DataError(
-            f"a checkpoint of {kind!r} cannot be a base; expected llama, qwen2 or qwen3"
-        )
-    rope = body.get("rope_parameters") or body.get("rope_scaling") or {}
-    found = {
-        "attention_bias": body.get("attention_bias", False),
-        "mlp_bias": body.get("mlp_bias", False),
-        "use_sliding_window": body.get("use_sliding_window", False),
-        "hidden_act": body.get("hidden_act", "silu"),
-        "rope type": rope.get("rope_type", rope.get("type", "default")),
-        "head_dim": body.get("head_dim") or body["hidden_size"] // body["num_attention_heads"],
-    }
-    needed = {
-        "attention_bias": False,
-        "mlp_bias": False,
-        "use_sliding_window": False,
-        "hidden_act": "silu",
-        "rope type": "default",
-        "head_dim": body["hidden_size"] // body["num_attention_heads"],
-    }
-    for name, value in needed.items():
-        if found[name] != value:
-            raise DataError(
-                f"the checkpoint has {name} = {found[name]!r}, only {value!r} can be a base"
-            )
-    return LanguageModelConfig(
-        hidden_size=body["hidden_size"],
-        num_layers=body["num_hidden_layers"],
-        num_heads=body["num_attention_heads"],
-        num_kv_heads=body.get("num_key_value_heads") or body["num_attention_heads"],
-        ffn_size=body["intermediate_size"],
-        rope_theta=rope.get("rope_theta", body.get("rope_theta", _DEFAULT_THETA)),
-        norm_epsilon=body["rms_norm_eps"],
-        has_qk_norm=kind == "qwen3",
-        has_qkv_bias=kind == "qwen2",
-        has_tied_embeddings=body.get("tie_word_embeddings", False),
-        max_length=body.get("max_position_embeddings", 4096),
-    )
-
-
 def _require_shape(
     base: ArtifactRef, held: LanguageModelConfig, shape: LanguageModelConfig
 ) -> None:
@@ -189,27 +139,3 @@ def _require_shape(
             f"{base} is of another architecture than pretrain.model: it has "
             f"{'; '.join(differing)}; give the recipe the base's shape"
         )
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise MissingError(f"{folder} holds no *.safetensors; pickled weights are not read")
-    held: dict[str, Tensor] = {}
-    for file in files:
-        held |= load_file(file)
-    return held
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(_existing(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    return body
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise MissingError(f"there is no {path}; a base is a folder as Hugging Face publishes it")
-    return path

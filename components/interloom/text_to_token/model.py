@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from interloom.training.hugging_face import Architecture
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -55,6 +57,22 @@ class ModelShape:
         """Columns of queries, keys and values."""
         kv_size = self.num_kv_heads * self.head_width
         return (self.num_heads * self.head_width, kv_size, kv_size)
+
+    def architecture(self, max_length: int) -> Architecture:
+        """That of a checkpoint with the same blocks, for sequences of up to ``max_length``."""
+        return Architecture(
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_width=self.head_width,
+            ffn_size=self.ffn_size,
+            rotary_base=self.rotary_base,
+            norm_epsilon=self.norm_epsilon,
+            max_length=max_length,
+            has_qkv_bias=self.has_qkv_bias,
+            has_qk_norm=self.has_qk_norm,
+        )
 
 
 class Block(nn.Module):
