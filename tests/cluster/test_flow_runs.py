@@ -6,12 +6,11 @@ comes out of Kubernetes secrets.
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,8 +92,9 @@ def running(
         try:
             yield process
         finally:
-            for member in [*psutil.Process(process.pid).children(recursive=True), process]:
-                member.kill()
+            if process.poll() is None:
+                for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    member.kill()
             process.wait()
 
 
@@ -190,6 +190,22 @@ class Installation:
         with self.client() as client:
             state = client.read_flow_run(run_id).state
         return "" if state is None else str(state.name)
+
+    def story(self, run_id: UUID) -> str:
+        """How a flow run stands and what it and its tasks said: for a test that fails."""
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        with self.client() as client:
+            state = client.read_flow_run(run_id).state
+            states = client.read_flow_run_states(run_id)
+            tasks = client.read_task_runs(flow_run_filter=mine)
+            logs = client.read_logs(limit=200, sort="TIMESTAMP_DESC")
+        lines = [f"flow run {state.name}: {state.message}" if state else "no state"]
+        lines += [f"  {one.timestamp:%H:%M:%S} {one.name}: {one.message}" for one in states]
+        lines += [f"task {one.name}: {one.state.name}: {one.state.message}" for one in tasks]
+        lines += [f"  {one.timestamp:%H:%M:%S} {one.message}" for one in reversed(logs)]
+        return "\n".join(lines)
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -358,30 +374,31 @@ KINDS = ("flow pod", "training pod", "data pod", "worker", "API server", "Prefec
 
 
 class Disturber:
-    """Kills one thing at a time: every kind in a random order, then every kind again."""
+    """Kills one thing at a time: every kind in a random order, then every kind again.
 
-    def __init__(self, installed: Installation, seed: int) -> None:
+    ``first`` comes before that, in its order: so a round that went wrong is played again.
+    """
+
+    def __init__(self, installed: Installation, seed: int, first: Sequence[str] = ()) -> None:
         self.installed = installed
         self.random = np.random.default_rng(seed)
         self.done: list[str] = []
-        self._left: list[str] = []
+        self._left = list(first)
 
     def disturb_until_done(self, run_id: UUID) -> None:
         """Kill every 5 to 20 s while the run goes on; what is away comes back."""
         while not self._is_over(run_id):
             with self.installed.worker() as worker:
-                deadline_s = time.monotonic() + float(self.random.uniform(5, 20))
-                while time.monotonic() < deadline_s:
-                    if self._is_over(run_id):
-                        return
-                    time.sleep(1)
-                self._disturb(worker)
+                while worker.poll() is None and not self._is_over(run_id):
+                    time.sleep(float(self.random.uniform(5, 20)))
+                    while not self._is_over(run_id) and not self._disturb(worker):
+                        time.sleep(1)
 
     def _is_over(self, run_id: UUID) -> bool:
         return self.installed.state(run_id) in {"Completed", "Failed", "Cancelled"}
 
-    def _disturb(self, worker: "subprocess.Popen[bytes]") -> None:
-        """One kill: of the next kind that there is something of."""
+    def _disturb(self, worker: "subprocess.Popen[bytes]") -> bool:
+        """One kill: of the next kind that there is something of, if there is."""
         pods = {
             "flow pod": "app.kubernetes.io/name=interloom-flow-run",
             "training pod": "interloom.dev/stage=pretrain",
@@ -393,12 +410,14 @@ class Disturber:
                 self._disturb_server(what, worker)
                 self.done.append(what)
                 self._left.remove(what)
-                return
+                return True
+        return False
 
     def _disturb_server(self, what: str, worker: "subprocess.Popen[bytes]") -> None:
         """Kill the worker, or let a server be silent for a while."""
         if what == "worker":
-            worker.send_signal(signal.SIGKILL)
+            worker.kill()
+            worker.wait()
         if what == "API server":
             with frozen(api_server()):
                 time.sleep(30)
@@ -442,24 +461,35 @@ def published_once(installed: Installation) -> None:
     assert len(keys) == len(set(keys))
 
 
+def again() -> tuple[int, list[str]] | None:
+    """The round and the kills that ``INTERLOOM_KILLS`` names, such as ``3:API server,worker``."""
+    round_, _, kills = environment().get("INTERLOOM_KILLS", "").partition(":")
+    return (int(round_), kills.split(",")) if kills else None
+
+
 @pytest.mark.nightly
 def test_twenty_random_kills_change_no_artifact_and_leave_no_orphan(
     installed: Installation, tmp_path: Path
 ) -> None:
     seed = 20261120
-    disturber = Disturber(installed, seed)
-    for round_ in range(20):  # each of another seed, so that there is work to disturb
+    replayed = again()
+    disturber = Disturber(installed, seed, replayed[1] if replayed else ())
+    rounds = [replayed[0]] if replayed else range(40)
+    for round_ in rounds:  # each of another seed, so that there is work to disturb
         if len(disturber.done) >= 20:
             break
+        before = len(disturber.done)
         change = f"seed={round_ + 1}"
         run_id = installed.start("pretrain", change)
         disturber.disturb_until_done(run_id)
-        assert installed.state(run_id) == "Completed", (seed, round_, disturber.done)
-        assert installed.artifacts() == run_here(tmp_path / str(round_), "pretrain", change), (
-            disturber.done
-        )
-    assert len(disturber.done) >= 20
-    assert set(disturber.done) == set(KINDS), disturber.done
+        kills = f"INTERLOOM_KILLS='{round_}:{','.join(disturber.done[before:])}'"
+        sys.stdout.write(f"{time.strftime('%X')} {kills} {installed.state(run_id)}\n")
+        assert installed.state(run_id) == "Completed", f"{kills}\n{installed.story(run_id)}"
+        made = installed.artifacts()
+        assert made == run_here(tmp_path / str(round_), "pretrain", change), kills
+    if replayed is None:
+        assert len(disturber.done) >= 20
+        assert set(disturber.done) == set(KINDS), disturber.done
     published_once(installed)
     for _ in range(2):
         profile = installed.site.profile()

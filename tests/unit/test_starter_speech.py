@@ -116,7 +116,7 @@ def test_a_text_without_words_is_refused(espeak: Espeak) -> None:
 
 
 def test_utterances_hold_what_their_rows_say() -> None:
-    world = build_world(StarterWorld(num_story_cloze=10), seed=0, heldout_share=0.08)
+    world = build_world(StarterWorld(num_story_cloze=10), seed=0, heldout_share=0.4)
 
     rows = list(utterances(world, 20, NoProgress()))
     again = list(utterances(world, 10, NoProgress()))
@@ -130,3 +130,15 @@ def test_utterances_hold_what_their_rows_say() -> None:
         assert [word["word"] for word in row["words"]] == words_of(row["text"])
     digests = {hashlib.sha256(row["audio"]).hexdigest() for row in rows}
     assert len(digests) == len(rows)
+
+
+@pytest.mark.parametrize("seed", [4, 9])  # whose first lines are all for training
+def test_a_short_world_goes_on_to_the_first_utterance_that_is_held_out(seed: int) -> None:
+    source = StarterWorld(num_story_cloze=8, num_people=24, num_relations=4)
+    world = build_world(source, seed=seed, heldout_share=0.08)
+
+    rows = list(utterances(world, 5, NoProgress()))
+
+    assert sum(row["num_samples"] for row in rows) > 5 * SAMPLE_RATE_HZ
+    assert [row["split"] for row in rows].count("heldout") == 1
+    assert rows[-1]["split"] == "heldout"

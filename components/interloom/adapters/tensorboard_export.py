@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from interloom.core.errors import MissingError
+from interloom.core.files import written_whole
 from interloom.ports.catalog import Metric
 
 _VERSION = b"brain.Event:2"
@@ -33,14 +34,12 @@ def write_events(folder: Path, points: Iterable[Metric], *, wall_s: float) -> Pa
         raise MissingError("there are no curves to export: the run has trained nothing yet")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"events.out.tfevents.{int(wall_s)}.interloom"
-    partial = folder / f".{target.name}.partial"
-    with partial.open("wb") as file:
+    with written_whole(target) as partial, partial.open("wb") as file:
         _record(file, _event(wall_s, _text(3, _VERSION)))
         for point in curves:
             value = _text(1, point.name.encode()) + b"\x15" + struct.pack("<f", point.value)
             step = b"\x10" + _varint(point.step or 0)
             _record(file, _event(wall_s, step + _text(5, _text(1, value))))
-    partial.replace(target)
     return target
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from interloom.config.interleaving import InterleavingConfig
 from interloom.core.artifacts import canonical_json
+from interloom.core.files import written_whole
 from interloom.corpora.interleaved import SPOKEN
 from interloom.corpora.units import Row, Unit
 from interloom.interleaving.decontamination import Contamination
@@ -146,7 +147,7 @@ class UnitMaker:
         )
         write_made(made, folder / unit.name)
         for part in folder.glob(f"{unit.name}.spans-*"):
-            part.unlink()
+            part.unlink(missing_ok=True)
 
     def _plan(self, documents: Iterable[Row]) -> tuple[list[Plan], Counter[str], int]:
         """Plans of the documents that have spans, why the others have none, and how many came."""
@@ -213,16 +214,15 @@ class UnitMaker:
 
 def write_made(made: Made, path: Path) -> None:
     """Write ``path``.parquet, then ``path``.json, each whole or not at all."""
-    temporary = path.with_name(f"{path.name}.partial")
-    pq.write_table(made.table, temporary, row_group_size=1024, compression="zstd")
-    temporary.replace(path.with_name(f"{path.name}.parquet"))
+    with written_whole(path.with_name(f"{path.name}.parquet")) as partial:
+        pq.write_table(made.table, partial, row_group_size=1024, compression="zstd")
     body = {
         "lengths": made.lengths,
         "sums": made.sums,
         "tally": {one.name: getattr(made.tally, one.name) for one in dataclasses.fields(Tally)},
     }
-    temporary.write_bytes(canonical_json(body))
-    temporary.replace(path.with_name(f"{path.name}.json"))
+    with written_whole(path.with_name(f"{path.name}.json")) as partial:
+        partial.write_bytes(canonical_json(body))
 
 
 def is_made(path: Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from interloom.core.files import written_whole
 from interloom.interleaving.weaving import Plan
 from interloom.text.words import find_words
 from interloom.text_to_token.spans import Codes, SpanRequest, SpanResult
@@ -89,9 +90,8 @@ def _keep(results: Sequence[SpanResult], path: Path) -> None:
         "refusals": [one.refusals for one in results],
         "drawn_tokens": [one.drawn_tokens for one in results],
     }
-    temporary = path.with_name(f"{path.name}.partial")
-    pq.write_table(pa.table(columns, schema=_PART), temporary)
-    temporary.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(pa.table(columns, schema=_PART), partial)
 
 
 def _kept(requests: Sequence[SpanRequest], path: Path) -> Iterator[SpanResult]:

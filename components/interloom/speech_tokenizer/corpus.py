@@ -4,7 +4,6 @@ Whoever makes a unit, and whenever, its file is the same.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from interloom.audio.files import SAMPLE_RATE_HZ, read_audio, stream_audio
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, Shard
 from interloom.core.errors import DataError
+from interloom.core.files import written_whole
 from interloom.core.spans import FrameClock
 from interloom.corpora.fan_out import Make, make_units
 from interloom.corpora.tables import SPEECH_TOKENS, batched, write_table
@@ -179,9 +179,8 @@ class CorpusTokenizer:
                 for row, codes in zip(batch, encoded, strict=True)
             ]
         schema = SPEECH_TOKENS.with_metadata({_COUNTS: counts.to_json()})
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as temporary:
-            pq.write_table(pa.Table.from_pylist([*map(dict, made)], schema=schema), temporary)
-        Path(temporary.name).replace(self._path(unit))
+        with written_whole(self._path(unit)) as unfinished:
+            pq.write_table(pa.Table.from_pylist([*map(dict, made)], schema=schema), unfinished)
 
     @property
     def _folder(self) -> Path:

@@ -36,6 +36,7 @@ from interloom.core.errors import (
     PreemptedError,
     TransientError,
 )
+from interloom.core.files import written_whole
 from interloom.ports.progress import NoProgress
 from interloom.ports.workspace import Part, Workspace
 from interloom.stages.closure import closure
@@ -212,12 +213,8 @@ def _tell_usage(folder: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with written_whole(path) as partial:
+        partial.write_bytes(data)
 
 
 def _end_with_owner(lock: Path) -> None:

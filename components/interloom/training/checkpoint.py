@@ -11,7 +11,6 @@ by ZeRO does not matter to who reads it.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import TypeAdapter
 
 from interloom.core.errors import DataError, MissingError
+from interloom.core.files import written_whole
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineState, PieceKind
 from interloom.training.state import StoredPiece, join_run
@@ -113,16 +113,15 @@ def write_rank(
     target = step_folder(folder, step)
     target.mkdir(parents=True, exist_ok=True)
     name = f"rank-{rank}.safetensors"
-    partial = target / f".{name}.partial"
     tensors = {f"{p.kind}|{p.start}|{p.name}": p.values for p in state.pieces}
     tensors |= {f"buffer|{name}": value for name, value in state.buffers.items()}
     steps = json.dumps(dict(state.steps))
+    about = {"steps": steps, "shapes": json.dumps(state.shapes)}
     try:
-        save_file(tensors, partial, metadata={"steps": steps, "shapes": json.dumps(state.shapes)})
+        with written_whole(target / name) as partial:
+            save_file(tensors, partial, metadata=about)
     except SafetensorError as error:  # it hides the number of the error of the system
         raise OSError(str(error)) from error
-    _sync(partial)
-    partial.replace(target / name)
     size = (target / name).stat().st_size
     file = RankFile(name, size, _sha256(target / name), dict(sums))
     _write(target / f"rank-{rank}.json", json.dumps(asdict(file)).encode())
@@ -319,17 +318,5 @@ def _sha256(path: Path) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    _sync(partial)
-    partial.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with written_whole(path) as partial:
+        partial.write_bytes(data)

@@ -17,12 +17,16 @@ _AHEAD = 32
 
 
 def utterances(world: World, seconds: int, progress: Progress) -> Iterator[Row]:
-    """Speak until there are so many seconds; the rows do not depend on the number of threads.
+    """Speak until there are so many seconds, some of them held out.
+
+    A short world may have none of those by then; then it goes on to the first. The rows do not
+    depend on the number of threads.
 
     Raises:
         MissingError: espeak-ng is not installed.
     """
     limit, done = seconds * SAMPLE_RATE_HZ, 0
+    is_any_heldout = False
     free: SimpleQueue[Espeak] = SimpleQueue()
     with ExitStack() as stack:
         for _ in range(_THREADS):
@@ -30,9 +34,10 @@ def utterances(world: World, seconds: int, progress: Progress) -> Iterator[Row]:
         speak = partial(_speak, free)
         rows = in_order(speak, enumerate(scripts(world)), num_threads=_THREADS, ahead=_AHEAD)
         stack.enter_context(closing(rows))
-        while done < limit:
+        while done < limit or not is_any_heldout:
             row = next(rows)
             done += row["num_samples"]
+            is_any_heldout |= row["split"] == "heldout"
             progress.update(min(done, limit) // SAMPLE_RATE_HZ, seconds, "seconds of speech")
             yield row
 
