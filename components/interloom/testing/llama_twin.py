@@ -15,14 +15,14 @@ def llama_twin(ours: TextToTokenModel) -> Any:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape, architecture = ours.shape, ours.shape.architecture(max_length=2048)
+    shape = ours.shape
     config = LlamaConfig(
-        **architecture.to_config(shape.num_ids),
+        **shape.to_config(shape.num_ids),
         bos_token_id=None,
         eos_token_id=shape.num_codes,
         pad_token_id=shape.num_codes,
     )
     theirs = LlamaForCausalLM(config).eval()
     theirs.lm_head = nn.Linear(shape.width, shape.num_codes + 1, bias=False)
-    theirs.load_state_dict(export_weights(ours.state_dict(), architecture))
+    theirs.load_state_dict(export_weights(ours.state_dict(), shape))
     return theirs

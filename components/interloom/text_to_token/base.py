@@ -6,7 +6,7 @@ the mean of the old. Its output matrix goes: only codes and the end are ever sai
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,22 +43,8 @@ class Base:
 
     def shape(self, ids: InputIds, num_codes: int, dropout: float) -> ModelShape:
         """The shape of a text-to-token model that begins from it."""
-        held = self.architecture
-        return ModelShape(
-            num_ids=ids.size,
-            num_codes=num_codes,
-            width=held.width,
-            num_layers=held.num_layers,
-            num_heads=held.num_heads,
-            num_kv_heads=held.num_kv_heads,
-            head_width=held.head_width,
-            ffn_size=held.ffn_size,
-            rotary_base=held.rotary_base,
-            norm_epsilon=held.norm_epsilon,
-            has_qkv_bias=held.has_qkv_bias,
-            has_qk_norm=held.has_qk_norm,
-            dropout=dropout,
-        )
+        held = asdict(self.architecture) | {"has_tied_embeddings": False}
+        return ModelShape(num_ids=ids.size, num_codes=num_codes, dropout=dropout, **held)
 
     def pour_into(self, model: TextToTokenModel) -> None:
         """Set all weights of ``model`` that the base has; the new rows must be drawn already.

@@ -18,38 +18,25 @@ from torch.nn import functional
 from interloom.training.hugging_face import Architecture
 
 
-@dataclass(frozen=True, slots=True)
-class ModelShape:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape(Architecture):
     """What fixes the tensors of the model, and the constants of its arithmetic.
+
+    Its blocks are those of a checkpoint. D is its ``width``, H ``num_heads``, N ``num_kv_heads``, E
+    ``head_width``.
 
     Attributes:
         num_ids: Rows of the embedding: joint vocabulary, then one a voice.
         num_codes: K.
-        width: D.
-        num_layers: Blocks.
-        num_heads: H.
-        num_kv_heads: N, which divides H.
-        head_width: E, even.
-        ffn_size: Inner width of the gated layer.
         rotary_base: Of the rotary wavelengths.
         norm_epsilon: Added to the mean square in RMSNorm.
-        has_qkv_bias: Whether queries, keys and values have a bias, as in Qwen 2.
-        has_qk_norm: Whether queries and keys are normalised per head, as in Qwen 3.
         dropout: On the residual branches.
     """
 
     num_ids: int
     num_codes: int
-    width: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_width: int
-    ffn_size: int
     rotary_base: float = 1000.0
     norm_epsilon: float = 1e-6
-    has_qkv_bias: bool = False
-    has_qk_norm: bool = False
     dropout: float = 0.0
 
     @property
@@ -57,22 +44,6 @@ class ModelShape:
         """Columns of queries, keys and values."""
         kv_size = self.num_kv_heads * self.head_width
         return (self.num_heads * self.head_width, kv_size, kv_size)
-
-    def architecture(self, max_length: int) -> Architecture:
-        """That of a checkpoint with the same blocks, for sequences of up to ``max_length``."""
-        return Architecture(
-            width=self.width,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_width=self.head_width,
-            ffn_size=self.ffn_size,
-            rotary_base=self.rotary_base,
-            norm_epsilon=self.norm_epsilon,
-            max_length=max_length,
-            has_qkv_bias=self.has_qkv_bias,
-            has_qk_norm=self.has_qk_norm,
-        )
 
 
 class Block(nn.Module):

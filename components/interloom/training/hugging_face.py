@@ -59,7 +59,7 @@ class Architecture:
     ffn_size: int
     rotary_base: float
     norm_epsilon: float
-    max_length: int
+    max_length: int = 4096
     has_qkv_bias: bool = False
     has_qk_norm: bool = False
     has_tied_embeddings: bool = False
