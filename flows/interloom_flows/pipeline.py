@@ -22,7 +22,7 @@ from interloom.stages.ingest import IngestRequest
 from interloom.stages.interleave import InterleaveRequest
 from interloom.stages.mix import MixRequest
 from interloom.stages.pretrain import PretrainRequest
-from interloom.stages.result import StageRequest, StageResult
+from interloom.stages.result import StageRequest, StageResult, train_section
 from interloom.stages.sft import SftRequest
 from interloom.stages.tokenize_speech import TokenizeSpeechRequest
 from interloom.stages.train_decoder import TrainDecoderRequest
@@ -73,6 +73,11 @@ class Step:
     title: str
     after: tuple[str, ...] = ()
     num_threads: int = 2
+
+    def num_ranks(self, recipe: Recipe) -> int:
+        """Processes that run it together."""
+        train = train_section(getattr(recipe, self.section)) if self.section else None
+        return train.num_ranks if train else 1
 
     def request(self, recipe: Recipe, inputs: Inputs) -> StageRequest:
         """All that this stage's result depends on.

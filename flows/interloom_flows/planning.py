@@ -82,6 +82,11 @@ class Plan:
         """The steps that will run, in order."""
         return tuple(planned for planned in self.steps if planned.reuse is None)
 
+    @property
+    def demand(self) -> Mapping[str, int]:
+        """Of each stage that will run, the number of ranks."""
+        return {one.step.stage: one.step.num_ranks(self.recipe) for one in self.to_run}
+
     def cost(self, prices: Prices) -> "PlanCost":
         """What is known of the cost of the steps that will run, at today's prices."""
         known = [planned.before for planned in self.to_run if planned.before is not None]

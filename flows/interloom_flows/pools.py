@@ -1,6 +1,6 @@
 """Flows on a cluster: how many stages a pool takes at once, and what a SIGTERM means."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from prefect.client.orchestration import get_client
@@ -36,6 +36,10 @@ class LimitedLauncher:
         progress.update(0, None, f"waits for a place in pool {pool}")
         with concurrency(limit_name(pool), occupy=1, strict=False):
             return self.inner.run(job, progress=progress)
+
+    def check(self, demand: Mapping[str, int]) -> None:
+        """Let the inner launcher do it."""
+        self.inner.check(demand)
 
     def pool(self, stage: str) -> str | None:
         """As the inner launcher says."""

@@ -30,6 +30,7 @@ def run_recipe(services: Services, parameters: PipelineParameters, listener: Run
             plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
             if not plan.to_run:
                 return record_plan(services.contract, plan, listener)
+            services.launcher.check(plan.demand)
         return _run_in_prefect(services, parameters, listener)
     finally:
         tell_lineage(services)

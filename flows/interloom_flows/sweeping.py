@@ -112,7 +112,10 @@ def run_sweep(
     for parameters in arms:
         parameters.load()
     options.folder.mkdir(parents=True, exist_ok=True)
-    is_complete = not any(_resolve(services, parameters).to_run for parameters in arms)
+    demands = [_resolve(services, parameters).demand for parameters in arms]
+    is_complete = not any(demands)
+    for demand in demands:
+        services.launcher.check(demand)
     settings = services.settings
     server = prefect_api(settings.home, settings.prefect_api_url)
 

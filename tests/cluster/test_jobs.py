@@ -153,6 +153,25 @@ def test_what_keeps_a_stage_from_starting_is_said_in_one_line(
     assert not [one for one in jobs_of(site, stage) if "deletionTimestamp" not in one["metadata"]]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (misspelt, r"the cluster refuses what it was sent: .*Bad_Name"),
+        (lambda _: {"namespace": "nowhere-at-all"}, r"no namespace 'nowhere-at-all' on https"),
+        (lambda _: {"stages": {"probe": "gold"}}, "goes to pool 'gold', which the cluster"),
+    ],
+)
+def test_what_the_api_server_refuses_is_found_before_a_run(
+    site: Site, changes: Callable[[Site], dict[str, Any]], message: str
+) -> None:
+    launcher(site).check({"probe": 2})
+
+    with pytest.raises(ConfigError, match=message):
+        launcher(site, **changes(site)).check({"probe": 2})
+
+    assert not [one for one in site.jobs() if "unborn" in one["metadata"]["name"]]
+
+
 @pytest.fixture
 def quota(site: Site) -> Iterator[None]:
     body = {
@@ -182,6 +201,8 @@ def test_a_quota_that_is_too_small_is_told_before_anything_is_made(site: Site) -
     ):
         launcher(site, pools=pools).run(stage, progress=NoProgress())
 
+    with pytest.raises(ConfigError, match=r"but quota 'small' leaves 3 of 3"):
+        launcher(site, pools=pools).check({"probe": 2})
     assert jobs_of(site, stage) == []
 
 
@@ -240,6 +261,8 @@ def test_a_cluster_that_cannot_be_used_is_told_in_one_line(
 
     with pytest.raises(error, match=message):
         launcher(site).run(job(site), progress=NoProgress())
+    with pytest.raises(error, match=message.replace("list", "create")):
+        launcher(site).check({"probe": 1})
 
 
 def flow_process(site: Site, stage: StageJob) -> subprocess.Popen[bytes]:

@@ -38,7 +38,7 @@ class Scripted:
         self.removed: list[int] = []
         self.there: tuple[int, Phase] | None = None
 
-    def preflight(self, job: StageJob, attempt: Attempt) -> None:
+    def preflight(self, job: StageJob, attempt: Attempt, *, is_alone: bool = False) -> None:
         pass
 
     def newest(self, job: StageJob) -> tuple[int, Phase] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import interloom
 from interloom.core.errors import (
     ConfigError,
     DataError,
@@ -75,6 +76,40 @@ def test_a_setting_that_cannot_be_read_is_named(
 
     assert code == 64
     assert "INTERLOOM_LEASE_TTL_S" in err
+
+
+KUBECONFIG = """{apiVersion: v1, kind: Config, current-context: x,
+contexts: [{name: x, context: {cluster: x, user: x}}],
+clusters: [{name: x, cluster: {server: "https://127.0.0.1:1"}}], users: [{name: x, user: {}}]}"""
+
+
+@pytest.mark.parametrize(
+    ("kubeconfig", "code", "message"),
+    [
+        (None, 64, "no cluster is known"),
+        (KUBECONFIG, 75, "no API server answers at https://127.0.0.1:1"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_before_any_server_is_started(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kubeconfig: str | None,
+    code: int,
+    message: str,
+) -> None:
+    if kubeconfig is not None:
+        (tmp_path / "kubeconfig").write_text(kubeconfig)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("INTERLOOM_LAUNCHER", "jobs")
+    profile = Path(interloom.__file__).parents[2] / "infra/base/cluster-profile.json"
+    monkeypatch.setenv("INTERLOOM_CLUSTER_PROFILE", str(profile))
+
+    got, _, err = command("run", "smoke")
+
+    assert got == code
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "home/prefect").exists()
 
 
 def test_the_version_is_shown(command: Command) -> None:

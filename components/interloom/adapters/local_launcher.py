@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -49,6 +49,9 @@ class LocalLauncher:
         self._device = device
         self._program = tuple(program)
         self._is_stopped = threading.Event()
+
+    def check(self, demand: Mapping[str, int]) -> None:
+        """This machine takes what comes."""
 
     def pool(self, stage: str) -> str | None:  # noqa: ARG002
         """None: everything runs here."""

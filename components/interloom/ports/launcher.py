@@ -1,6 +1,6 @@
 """How a stage is executed in processes of its own."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +79,19 @@ class Launcher(Protocol):
             ConfigError: The stage refused its request.
             DataError: The stage refused its input.
             TransientError: The process died or a resource was away.
+        """
+        ...
+
+    def check(self, demand: Mapping[str, int]) -> None:
+        """Find out whether stages would be taken, before anything is started for them.
+
+        Args:
+            demand: Stage name to number of ranks.
+
+        Raises:
+            ConfigError: A pool, right or namespace is missing, or a quota is too small.
+            MissingError: The cluster does not know such jobs.
+            TransientError: No cluster answers.
         """
         ...
 

@@ -48,7 +48,11 @@ class StageResult(Frozen):
 
 def train_config(request: StageRequest) -> TrainConfig | None:
     """How the stage trains; None for a stage that trains nothing."""
-    config = getattr(request, "config", None)
+    return train_section(getattr(request, "config", None))
+
+
+def train_section(config: object) -> TrainConfig | None:
+    """The part of a stage's settings that says how it trains, if there is one."""
     if not isinstance(config, Frozen):
         return None
     values = (getattr(config, name) for name in type(config).model_fields)

@@ -38,6 +38,9 @@ class InlineLauncher:
         result_json = canonical_json(result.model_dump(mode="json")).decode()
         return JobReport(result_json, wall_s=0.0, cpu_s=0.0, peak_rss_bytes=0)
 
+    def check(self, demand: Mapping[str, int]) -> None:
+        """Any stage can be called."""
+
     def pool(self, stage: str) -> str | None:  # noqa: ARG002
         """None: everything runs here."""
         return None

@@ -1,6 +1,6 @@
 """A stage as plain Jobs, one a rank: works on any cluster, without DNS or a controller of ours."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -42,11 +42,10 @@ class JobWorkloads:
     heals_itself: bool = False
     _server: list[tuple[int, int]] = field(default_factory=list)
 
-    def preflight(self, job: StageJob, attempt: Attempt) -> None:
-        """Let the server check every rank's Job, and add up what the quotas leave."""
-        for body in self._bodies(job, attempt):
-            self.api.create(JOBS, body, is_dry=True)
-        self._check_quotas(job)
+    def preflight(self, job: StageJob, attempt: Attempt, *, is_alone: bool = False) -> None:
+        """Let the server check the first rank's Job, and add up what the quotas leave."""
+        self.api.create(JOBS, next(self._bodies(job, attempt)), is_dry=True)
+        self._check_quotas(job, is_alone=is_alone)
 
     def newest(self, job: StageJob) -> tuple[int, Phase] | None:
         """By label, so that no name has to be remembered."""
@@ -95,7 +94,7 @@ class JobWorkloads:
     def _jobs(self, selector: str) -> list[dict[str, Any]]:
         return self.api.items(JOBS, labelSelector=f"{OURS},{selector}")
 
-    def _bodies(self, job: StageJob, attempt: Attempt) -> Iterable[dict[str, Any]]:
+    def _bodies(self, job: StageJob, attempt: Attempt) -> Iterator[dict[str, Any]]:
         if not self._server:
             self._server.append(self.api.version())
         for rank in range(job.num_ranks):
@@ -115,7 +114,7 @@ class JobWorkloads:
             if (found := not_made(name, events)) is not None:
                 yield found
 
-    def _check_quotas(self, job: StageJob) -> None:
+    def _check_quotas(self, job: StageJob, *, is_alone: bool) -> None:
         """Compare what all ranks ask for with what each quota leaves.
 
         Raises:
@@ -129,7 +128,8 @@ class JobWorkloads:
         for quota in quotas:
             status = quota.get("status", {})
             for name, hard in status.get("hard", {}).items():
-                left = _number(hard) - _number(status.get("used", {}).get(name, "0"))
+                used = "0" if is_alone else status.get("used", {}).get(name, "0")
+                left = _number(hard) - _number(used)
                 if wanted.get(name, Fraction(0)) > left:
                     raise ConfigError(
                         f"stage {job.stage!r} with {job.num_ranks} ranks needs {name} = "

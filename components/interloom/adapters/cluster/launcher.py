@@ -46,6 +46,12 @@ class ClusterLauncher:
         self._is_stopped = threading.Event()
         self._leaves_jobs = False
 
+    def check(self, demand: Mapping[str, int]) -> None:
+        """Let the cluster look at a job of each stage without making it."""
+        for stage, num_ranks in demand.items():
+            job = StageJob(stage, "", Path("unborn"), num_ranks)
+            self._workloads.preflight(job, Attempt(0, "none"), is_alone=True)
+
     def pool(self, stage: str) -> str | None:
         """As the cluster profile says."""
         return self._profile.pool_name(stage)

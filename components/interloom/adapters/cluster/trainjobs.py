@@ -34,14 +34,14 @@ class TrainJobWorkloads:
     plain: Workloads
     heals_itself: bool = True
 
-    def preflight(self, job: StageJob, attempt: Attempt) -> None:
+    def preflight(self, job: StageJob, attempt: Attempt, *, is_alone: bool = False) -> None:
         """Apply it dry.
 
         Raises:
             MissingError: The cluster has no TrainJob API.
         """
         if not self._is_ours(job):
-            self.plain.preflight(job, attempt)
+            self.plain.preflight(job, attempt, is_alone=is_alone)
             return
         try:
             self.api.apply(TRAIN_JOBS, self._body(job, attempt.number), is_dry=True)

@@ -42,8 +42,13 @@ class Workloads(Protocol):
     heals_itself: bool
     """Whether the cluster makes lost ranks anew, all of them at once."""
 
-    def preflight(self, job: StageJob, attempt: Attempt) -> None:
+    def preflight(self, job: StageJob, attempt: Attempt, *, is_alone: bool = False) -> None:
         """Find out, before anything is held, whether the cluster would take the stage.
+
+        Args:
+            job: The stage.
+            attempt: Which try.
+            is_alone: Leave aside what others use of a quota: they may be done by then.
 
         Raises:
             ConfigError: It would not: a right, a quota, the namespace or a field.
