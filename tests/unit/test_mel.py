@@ -81,3 +81,16 @@ def test_as_many_frames_as_the_speed_leaves(num_frames: int, speed: float) -> No
 
     assert moved.shape == (max(1, round(num_frames / speed)), 80)
     assert mel.min() - 1e-5 <= moved.min() <= moved.max() <= mel.max() + 1e-5
+
+
+@pytest.mark.parametrize("tract", [0.8, 1.25])
+def test_a_shorter_vocal_tract_raises_all_frequencies_at_the_same_pace(tract: float) -> None:
+    seconds = np.arange(16_000) / 16_000
+    tones = [np.sin(2 * np.pi * hz * seconds).astype(np.float32) for hz in (1500, 1500 * tract)]
+    mel, expected = (log_mel(tone) for tone in tones)
+
+    moved = at_speed(mel, 1.0, tract=tract)
+
+    assert len(moved) == len(mel)
+    assert abs(int(moved[50].argmax()) - int(expected[50].argmax())) <= 1
+    assert moved[50].argmax() != mel[50].argmax()

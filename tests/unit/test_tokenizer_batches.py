@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,20 @@ def test_passages_are_played_at_other_speeds_with_their_labels(index: int, codes
     assert one.frames_L2[0, 0] == 0
     assert abs(int(one.frames_L2[1, 0]) - frames / 2) <= 1
     assert abs(int(one.frames_L2[1, 1]) - frames) <= 1
+
+
+def test_a_drawn_vocal_tract_moves_bins_and_leaves_the_pace() -> None:
+    plain = _features([20])
+    tilted = np.linspace(-1, 1, plain.mel_FM.shape[1], dtype=np.float16)
+    features = replace(plain, mel_FM=plain.mel_FM + tilted)
+    config = QUIET.model_copy(update={"sped": 1.0, "speed": 0.0, "tract": 0.25})
+
+    (one,) = passages_of(features, _drawn(0), config, seed=1, index=0)
+
+    whole = features.whole(0)
+    assert one.mel_FM.shape == whole.mel_FM.shape
+    assert not np.array_equal(one.mel_FM, whole.mel_FM)
+    np.testing.assert_array_equal(one.frames_L2, whole.frames_L2)
 
 
 def test_half_of_the_passages_are_left_as_they_are_if_half_are_asked_for() -> None:

@@ -126,7 +126,7 @@ def mel_filters(
     return filters * (2 / (edges_hz[2:] - edges_hz[:-2]))
 
 
-def at_speed(mel_FM: Mel, speed: float) -> Mel:
+def at_speed(mel_FM: Mel, speed: float, *, tract: float = 1.0) -> Mel:
     """Log-mels of a recording that is played faster or slower, as a tape is: pitch moves with it.
 
     What was recorded above half the rate is not known, and is as quiet as the quietest value.
@@ -134,6 +134,8 @@ def at_speed(mel_FM: Mel, speed: float) -> Mel:
     Args:
         mel_FM: At least one frame.
         speed: Above 1 is faster.
+        tract: Above 1 is a shorter vocal tract, at the same pace: all frequencies are so many
+            times as high (Jaitly and Hinton 2013).
 
     Returns:
         About ``F / speed`` frames, one at least; values between frames and bins are interpolated.
@@ -141,7 +143,7 @@ def at_speed(mel_FM: Mel, speed: float) -> Mel:
     frames, bins = mel_FM.shape
     edges_hz = _edges_hz(bins, SAMPLE_RATE_HZ)
     mels = _hz_to_mel(edges_hz)
-    source_M = _hz_to_mel(edges_hz[1:-1] / speed) / mels[1] - 1
+    source_M = _hz_to_mel(edges_hz[1:-1] / (speed * tract)) / mels[1] - 1
     source_F = (np.arange(max(1, round(frames / speed))) + 0.5) * speed - 0.5
     moved = _between(_between(mel_FM, source_F).T, source_M).T
     moved[:, source_M > bins - 0.5] = mel_FM.min()

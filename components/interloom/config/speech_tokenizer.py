@@ -156,6 +156,8 @@ class AugmentConfig(Frozen):
             that decoded speech is read back as well as recorded speech.
         sped: Share of passages that are played faster or slower, as a tape is.
         speed: How much at most: 0.25 is 0.8 to 1.25 times as fast.
+        tract: How much longer or shorter at most the vocal tract of those passages is, at the same
+            pace: 0.25 is 0.8 to 1.25 times as long. Few voices then stand for more.
         spliced: Share of batches that are short passages spliced from runs of words of drawn
             utterances (where words' places are known), so that words are learnt, not sentences.
         spliced_first: So many batches are all spliced to begin with: short passages show soonest
@@ -175,6 +177,7 @@ class AugmentConfig(Frozen):
     smoothed: Annotated[float, Field(ge=0, le=1)] = 0.1
     sped: Annotated[float, Field(ge=0, le=1)] = 0.0
     speed: Annotated[float, Field(ge=0, le=1)] = 0.25
+    tract: Annotated[float, Field(ge=0, le=1)] = 0.0
     spliced: Annotated[float, Field(ge=0, le=1)] = 0.5
     spliced_first: NonNegativeInt = 300
     spliced_frames: PositiveInt = 128

@@ -119,12 +119,12 @@ def passages_of(
 def _sped(
     passage: Passage, config: AugmentConfig, max_frames: int, rng: np.random.Generator
 ) -> Passage:
-    """A passage at a drawn speed, or as it is."""
-    is_sped, place = rng.random() < config.sped, rng.uniform(-1, 1)
-    speed = max((1 + config.speed) ** place, len(passage.mel_FM) / max_frames)
+    """A passage at a drawn speed and of a drawn vocal tract, or as it is."""
+    is_sped, pace, tract = rng.random() < config.sped, rng.uniform(-1, 1), rng.uniform(-1, 1)
+    speed = max((1 + config.speed) ** pace, len(passage.mel_FM) / max_frames)
     if not is_sped or len(passage.mel_FM) == 0:
         return passage
-    mel = at_speed(passage.mel_FM.astype(np.float32), speed)
+    mel = at_speed(passage.mel_FM.astype(np.float32), speed, tract=(1 + config.tract) ** tract)
     places = np.minimum(np.rint(passage.frames_L2 / speed), len(mel)).astype(np.int32)
     places = np.where(passage.frames_L2 < 0, -1, places)
     return Passage(mel.astype(np.float16), passage.labels_L, places)
