@@ -238,7 +238,7 @@ def _runs(
         if (is_speech and words) or (is_text and codes) or not (is_speech or is_text):
             close()
         if is_speech:
-            codes.append(token - layout.speech_offset)
+            codes += layout.codes(np.array([token])).tolist()
         elif is_text:
             words.append(token)
     close()

@@ -95,9 +95,7 @@ def test_a_row_is_read_and_heard_document_by_document(tmp_path: Path) -> None:
 def _store_row(
     store: MemoryStore, folder: Path, layout: VocabularyLayout, ids: list[int]
 ) -> ArtifactRef:
-    rule = CutRule(
-        32, layout.marker(Marker.AUDIO_BEGIN), layout.marker(Marker.AUDIO_END), refuses_unfit=True
-    )
+    rule = CutRule(32, layout, refuses_unfit=True)
     example = Example.after("d1", np.array(ids, np.int32), 1, "CC0-1.0")
     sources = {"interleaved": spool("interleaved", [example], rule, folder)}
     with store.draft(ArtifactKind.PACKED_ROWS) as draft:

@@ -511,24 +511,42 @@ def test_arms_of_the_transfer_sweep_differ_in_filler_and_interleaved_alone(tmp_p
     assert shares == {0.0, 0.16, 0.32, 0.64}
 
 
-@pytest.mark.parametrize(("alignment", "aligned"), [("units", 1.0), ("words", 0.0)])
-def test_rows_know_where_speech_may_be_cut_if_the_mixture_asks(
-    alignment: str, aligned: float, tmp_path: Path
-) -> None:
-    """Utterances whose words were not found are counted; units are found in any."""
+def test_utterances_whose_words_were_not_found_are_counted(tmp_path: Path) -> None:
     text = {"budget": {"kind": "rest"}, "max_epochs": 8}
-    world = _world(alignment=alignment, alignment_units=40, text=text, interleaved=None)
+    world = _world(alignment="words", text=text, interleaved=None)
 
     result = _mix(world, tmp_path)
 
     rows = load_rows(world.store, result.rows)
     batch = rows.batch(range(rows.num_rows))
-    found = {end: result.metric(f"mix/utterances/{end}") for end in ("aligned", "unaligned")}
-    assert sum(found.values()) == 60
-    assert found["aligned"] == 60 * aligned
+    assert result.metric("mix/utterances/aligned") == 0
+    assert result.metric("mix/utterances/unaligned") == 60
     assert batch.begins_BL is not None
-    is_speech = world.layout.is_speech(batch.tokens_BL)
-    starts = is_speech & ~np.roll(is_speech, 1, axis=1)
-    assert (batch.begins_BL[starts] == aligned).all()
-    assert not batch.begins_BL[~is_speech].any()
-    assert 60 * aligned <= batch.begins_BL.sum() < is_speech.sum()
+    assert not batch.begins_BL.any()
+
+
+def test_units_of_speech_hold_the_same_documents_in_fewer_ids(tmp_path: Path) -> None:
+    plain = _world()
+    merged = _world(speech_units=64)
+
+    results = [_mix(world, tmp_path / name) for world, name in ((plain, "a"), (merged, "b"))]
+
+    batches, layouts = [], []
+    for world, result in zip((plain, merged), results, strict=True):
+        rows = load_rows(world.store, result.rows)
+        batches.append(rows.batch(range(rows.num_rows)))
+        facts = world.store.manifest(result.rows).facts
+        layouts.append(VocabularyLayout.from_dict(dict(facts["layout"])))
+    drawn = [
+        {one.name: one.value for one in result.metrics if one.name.startswith("mix/drawn/")}
+        for result in results
+    ]
+    filled = [int((one.positions_BL >= 0).sum()) for one in batches]
+    assert drawn[1] == drawn[0]
+    assert layouts[1].plain == layouts[0] == plain.layout
+    assert filled[1] < filled[0]
+    codes = [
+        layout.codes(batch.tokens_BL[layout.is_speech(batch.tokens_BL)])
+        for layout, batch in zip(layouts, batches, strict=True)
+    ]
+    assert np.bincount(codes[1]).tolist() == np.bincount(codes[0]).tolist()

@@ -19,6 +19,7 @@ from interloom.language_model.patches.model import PatchedTransformer
 from interloom.mixture.alignment import (
     Begin,
     Begins,
+    PieceAligner,
     WordAligner,
     begins_of,
     from_nibbles,
@@ -27,7 +28,6 @@ from interloom.mixture.alignment import (
 from interloom.mixture.batches import RowBatch
 from interloom.mixture.rows import load_rows
 from interloom.mixture.sources import interleaved_examples, speak_examples, speech_examples
-from interloom.mixture.unit_bpe import UnitBpe
 from interloom.testing.rows import LAYOUT, store_counting_rows
 from interloom.testing.store import MemoryStore
 from interloom_flows.recipes import load_recipe
@@ -293,13 +293,21 @@ def test_the_words_of_a_spoken_span_are_found_in_its_codes() -> None:
     assert example.begins_T.tolist() == [N, N, N, W, N, W, N, S, N, N, N]
 
 
-def test_codes_that_often_follow_each_other_are_one_unit() -> None:
-    said = [np.array([1, 2, 3, 1, 2, 0, 1, 2], np.int32)] * 3
+def test_the_text_tokens_of_words_are_patches_and_what_lies_between_is_silence() -> None:
+    # codes        0  1  2  3  4  5  6
+    # said         .  fox....  s lee p  .
+    said = [words((1, 3)), words((3, 4), (4, 5), (4, 6))]
+    aligner = PieceAligner(lambda _codes, _words: said)
 
-    pairs = UnitBpe.train(said, codebook_size=5, num_units=6)
+    begins = aligner.begins("u", np.arange(7, dtype=np.int32), "fox sleep", words((0, 7)))
 
-    assert pairs.begins("u", said[0], "").tolist() == [W, N, W, W, N, W, W, N]
-    assert pairs.begins("v", np.array([4, 4, 1], np.int32), "").tolist() == [W, W, W]
+    assert begins.tolist() == [S, W, N, W, W, N, S]
+
+
+def test_beside_a_word_that_was_not_found_nothing_is_silence() -> None:
+    aligner = PieceAligner(lambda _codes, _words: [words((0, 1), (1, 2)), []])
+
+    assert aligner.begins("u", np.arange(4, dtype=np.int32), "so long").tolist() == [W, W, U, N]
 
 
 def test_rows_carry_what_begins_only_if_somebody_asked(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def test_words_are_found_where_their_labels_are() -> None:
     assert [one.span for one in words] == [Span(1600, 6400), Span(8000, 11_200)]
     assert [one.confidence for one in words] == pytest.approx([0.9, 0.9])
     assert [one.refusal for one in words] == ["", ""]
+    assert [one.parts for one in words] == [
+        (Span(1600, 4800), Span(4800, 6400)),
+        (Span(8000, 11_200),),
+    ]
 
 
 def test_a_word_lasts_as_long_as_it_is_loud() -> None:

@@ -18,19 +18,11 @@ from interloom.mixture.spooling import CutRule, spool
 from interloom.mixture.writing import RowCounts, write_rows
 from interloom.testing.rows import LAYOUT, counting_examples, store_counting_rows
 from interloom.testing.store import MemoryStore
-from interloom.vocabulary.layout import Marker
 from interloom_flows.recipes import load_recipe
 
 
 def rule(row_length: int, units: Units | None) -> CutRule:
-    return CutRule(
-        row_length,
-        LAYOUT.marker(Marker.AUDIO_BEGIN),
-        LAYOUT.marker(Marker.AUDIO_END),
-        refuses_unfit=True,
-        speech_offset=LAYOUT.speech_offset,
-        units=units,
-    )
+    return CutRule(row_length, LAYOUT, refuses_unfit=True, units=units)
 
 
 def packed(

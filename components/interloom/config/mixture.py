@@ -119,8 +119,11 @@ class MixtureConfig(Frozen):
         phases: A schedule: the mixture changes as training goes on. None is one phase.
         alignment: What the rows know of their speech, as patches that are cut there need: where
             ``words`` and silences begin, from the times that the corpus gives or by the CTC
-            aligner; or where ``units`` do, runs of codes that a byte-pair encoding made one.
-        alignment_units: Of that encoding, single codes included.
+            aligner; or, by the aligner alone, where the ``pieces`` of words do, the text's BPE
+            tokens.
+        speech_units: Codes that often follow each other have an id together: so many units of a
+            byte-pair encoding of speech, single codes included (spec section 7.3's baseline, with
+            1,000). None gives each code its id. Tokens are counted in codes all the same.
     """
 
     row_length: Annotated[int, Field(ge=16)] = 256
@@ -135,8 +138,8 @@ class MixtureConfig(Frozen):
     heldout_tokens: NonNegativeInt = 8_000
     unfit: Literal["leave_out", "refuse"] = "leave_out"
     phases: tuple[PhaseConfig, ...] = ()
-    alignment: Literal["off", "words", "units"] = "off"
-    alignment_units: PositiveInt = 1000
+    alignment: Literal["off", "words", "pieces"] = "off"
+    speech_units: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _phases_are_a_whole(self) -> Self:
@@ -150,6 +153,15 @@ class MixtureConfig(Frozen):
                         f"phases.{number} has a budget for {name!r}, which is no source of the "
                         "mixture; add the source, or take the budget out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _units_are_not_aligned(self) -> Self:
+        if self.speech_units is not None and self.alignment != "off":
+            raise ValueError(
+                f"speech_units = {self.speech_units} goes with alignment = 'off': a word may begin "
+                "inside a unit"
+            )
         return self
 
     @model_validator(mode="after")

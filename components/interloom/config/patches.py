@@ -19,7 +19,7 @@ class PatchConfig(Frozen):
             ``size`` tokens; what remains at its end is a short patch. ``aligned`` cuts at words and
             silences; ``mixed`` draws for each document whether it is aligned or static, and
             ``curriculum`` goes from aligned by way of mixed to static as training goes on. These
-            need ``mixture.alignment``, of words or of units; speech without it is static, and
+            need ``mixture.alignment``, of words or of pieces; speech without it is static, and
             counted.
         size: Speech tokens of a static patch: 2 at 12.5 Hz gives the 6.25 Hz of the paper.
         silence: Whether a silence is a patch of its own, or of the word before it.

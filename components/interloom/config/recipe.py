@@ -71,6 +71,11 @@ class Recipe(Frozen):
                 f"pretrain.patches.kind = {self.pretrain.patches.kind!r} cuts at words; set "
                 "mixture.alignment = 'words', so that the rows know where they begin"
             )
+        if self.mixture.speech_units is not None and self.pretrain.patches.kind != "off":
+            raise ValueError(
+                "mixture.speech_units is for the plain model; set pretrain.patches.kind = 'off', "
+                "or leave the units out"
+            )
         units, patches = self.mixture.units, self.pretrain.patches
         if units and patches.kind != "off" and units.speech_tokens != patches.size:
             raise ValueError(

@@ -40,6 +40,16 @@ def training_flops(
     return 3.0 * _plain_flops(model, batch, among_BL)
 
 
+def num_positions(
+    model: AnyTransformer, batch: RowBatch, patches: Patches | None, among_BL: Mask
+) -> int:
+    """Positions of the large model that these tokens take: ids, or patches of them."""
+    if isinstance(model, PatchedTransformer):
+        assert patches is not None
+        return patch_work(model, batch, patches, among_BL).patches
+    return int(among_BL.sum())
+
+
 def _plain_flops(model: Transformer, batch: RowBatch, among_BL: Mask) -> int:
     """A token attends to those before it in its document and to itself."""
     config = model.config

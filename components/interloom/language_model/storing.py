@@ -73,8 +73,11 @@ def store_language_model(
             shard.path.write_text(json.dumps(body, indent=1, sort_keys=True))
         with draft.shard(CARD) as shard:
             shard.path.write_text(model.card.markdown(model.licences))
+        vocabulary = {"vocabulary": model.layout.digest}
+        if model.layout.units is not None:
+            vocabulary["plain_vocabulary"] = model.layout.plain.digest
         return draft.commit(
             parents=model.parents,
             licences=model.licences,
-            facts=dict(model.facts) | {"vocabulary": model.layout.digest},
+            facts=dict(model.facts) | vocabulary,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interloom.language_model.building import AnyTransformer
-from interloom.language_model.operations import training_flops
+from interloom.language_model.operations import num_positions, training_flops
 from interloom.language_model.patches.choosing import RowCutter
 from interloom.language_model.patches.cutting import Patches
 from interloom.language_model.patches.model import PatchedTransformer
@@ -21,7 +21,7 @@ from interloom.mixture.examples import Mask
 from interloom.mixture.order import RowOrder
 from interloom.mixture.rows import RowSource
 from interloom.training.loop import Loss
-from interloom.vocabulary.layout import VocabularyLayout
+from interloom.vocabulary.layout import Marker, VocabularyLayout
 
 
 class LanguageModelTask:
@@ -30,11 +30,12 @@ class LanguageModelTask:
     The loss of an optimizer step is the mean over all its targets, however its rows are split into
     micro-batches and ranks: each micro-batch gives its sum, divided by its part of the step's
     targets. Curves: ``loss/text``, ``loss/speech``, ``loss/marker`` by what is predicted, and
-    ``loss/source/NAME`` by where it is from; and, of the same groups, ``token_share/...``, their
-    part of the targets, and ``gradient_share/...``, their part of the squared gradient at the last
-    hidden states: who pulls at the model, and how hard. ``flops`` are the operations of a
-    micro-batch, and ``flop_share/speech`` the part of them that speech takes; of latent patches
-    there are the counts of ``CutRows`` besides.
+    ``loss/source/NAME`` by where it is from, a code where an id stands for several; and, of the
+    same groups, ``token_share/...``, their part of the targets, and ``gradient_share/...``, their
+    part of the squared gradient at the last hidden states: who pulls at the model, and how hard. Of
+    a micro-batch ``flops`` are the operations and ``flop_share/speech`` the part of them that speech
+    takes, ``tokens`` what its documents hold and ``positions`` what the large model makes of them;
+    of latent patches there are the counts of ``CutRows`` besides.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class LanguageModelTask:
         groups = _groups(batch, self._layout, self._rows.source_names)
         return Loss(
             total * made.scale,
-            _sums(groups, losses_N) | _token_shares(groups) | made.sums,
+            _sums(groups, losses_N, _num_plain(batch, self._layout))
+            | _token_shares(groups)
+            | made.sums,
             late_sums=lambda: _gradient_shares(groups, self._pull.take(batch)),
             rows=made.rows,
-            num_positions=batch.tokens_BL.size,
+            num_positions=made.tokens,
             flops=made.flops,
             data_wait_s=data_wait_s,
         )
@@ -100,12 +103,18 @@ class LanguageModelTask:
         patches = cut.patches if cut else None
         flops = training_flops(self._model, batch, patches)
         speech = training_flops(self._model, batch, patches, among_BL=is_speech_BL)
+        is_filled_BL = batch.tokens_BL != self._layout.marker(Marker.PAD)
+        tokens = int(self._layout.num_plain(batch.tokens_BL[is_filled_BL]).sum())
         sums = {"flops": flops, "flops/weight": 1.0}
         sums |= {"flop_share/speech": speech, "flop_share/speech/weight": flops}
+        sums |= {"tokens": float(tokens), "tokens/weight": 1.0}
+        positions = num_positions(self._model, batch, patches, is_filled_BL)
+        sums |= {"positions": float(positions), "positions/weight": 1.0}
         return _Micro(
             rows,
             batch,
             patches,
+            tokens=tokens,
             scale=self._batches_per_step / self._step_targets(index),
             flops=flops,
             sums=sums | (cut.counts if cut else {}),
@@ -121,14 +130,19 @@ class LanguageModelTask:
 def mean_losses(
     model: AnyTransformer, rows: RowSource, layout: VocabularyLayout, *, rows_per_batch: int
 ) -> dict[str, float]:
-    """The mean loss of all rows, under the names of the curves; none of what is not there."""
+    """The mean loss of all rows, under the names of the curves; none of what is not there.
+
+    The loss of an id that stands for several codes is shared out among them.
+    """
     sums: Counter[str] = Counter()
     with torch.inference_mode():
         for first in range(0, rows.num_rows, rows_per_batch):
             batch = rows.batch(range(first, min(first + rows_per_batch, rows.num_rows)))
             total, losses_N = _forward(model, batch)
-            own = {"loss": float(total), "loss/weight": float(len(losses_N))}
-            sums.update(own | _sums(_groups(batch, layout, rows.source_names), losses_N))
+            counts_N = _num_plain(batch, layout)
+            own = {"loss": float(total), "loss/weight": float(counts_N.sum())}
+            groups = _groups(batch, layout, rows.source_names)
+            sums.update(own | _sums(groups, losses_N, counts_N))
     return {
         name: sums[name] / sums[f"{name}/weight"] for name in sums if sums.get(f"{name}/weight")
     }
@@ -142,6 +156,7 @@ class _Micro:
         rows: Numbers of its rows.
         batch: What they hold.
         patches: Into which they are cut, if the model has any.
+        tokens: Of all documents, codes counted one by one.
         scale: What its sum of losses is times.
         flops: Operations, forward and backward.
         sums: Of curves.
@@ -150,6 +165,7 @@ class _Micro:
     rows: tuple[int, ...]
     batch: RowBatch
     patches: Patches | None
+    tokens: int
     scale: float
     flops: float
     sums: dict[str, float]
@@ -184,13 +200,20 @@ def _groups(
     return groups
 
 
-def _sums(groups: Mapping[str, Mask], losses_N: Tensor) -> dict[str, float]:
-    """Sums of losses, with their counts, of each group."""
+def _num_plain(batch: RowBatch, layout: VocabularyLayout) -> NDArray[np.int64]:
+    """How many tokens of the plain vocabulary each target (N,) stands for."""
+    return layout.num_plain(batch.tokens_BL[batch.is_target_BL])
+
+
+def _sums(
+    groups: Mapping[str, Mask], losses_N: Tensor, counts_N: NDArray[np.int64]
+) -> dict[str, float]:
+    """Sums of losses of each group, with the number of plain tokens they are of."""
     losses = losses_N.detach().double().cpu().numpy()
     sums: dict[str, float] = {}
     for name, own in groups.items():
         sums[f"loss/{name}"] = float(losses[own].sum())
-        sums[f"loss/{name}/weight"] = float(own.sum())
+        sums[f"loss/{name}/weight"] = float(counts_N[own].sum())
     return sums
 
 

@@ -1,4 +1,6 @@
-"""What begins at a token of speech: words and silences, carried beside the ids of a document.
+"""What begins at a token of speech: words, or the BPE tokens of their text, and silences.
+
+It is carried beside the ids of a document.
 
 Legend: C codes of an utterance, T tokens. A file holds a nibble a token, the first in the low half.
 """
@@ -73,6 +75,29 @@ class WordAligner:
         said = text.split()
         found = self.find(codes_C, said) if words is None else words
         return begins_of(name, found, len(codes_C), is_complete=len(found) >= len(said))
+
+
+@dataclass(frozen=True, slots=True)
+class PieceAligner:
+    """The BPE tokens of what is said, and silences (spec section 7.3, "BPE-aligned").
+
+    Attributes:
+        find: For each word the places of its tokens in codes, in order; none if it was not found.
+    """
+
+    find: Callable[[Ids, Sequence[str]], Sequence[Sequence[Word]]]
+
+    def begins(
+        self,
+        name: str,
+        codes_C: Ids,
+        text: str,
+        words: Sequence[Word] | None = None,  # noqa: ARG002 - times of words say none of tokens
+    ) -> Begins:
+        """Where tokens start, and where words stop."""
+        found = self.find(codes_C, text.split())
+        pieces = [piece for one in found for piece in one]
+        return begins_of(name, pieces, len(codes_C), is_complete=all(found))
 
 
 def begins_of(name: str, words: Sequence[Word], num_codes: int, *, is_complete: bool) -> Begins:

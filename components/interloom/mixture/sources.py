@@ -83,7 +83,7 @@ def interleaved_examples(
 
     Args:
         rows: Of table ``INTERLEAVED``; with ``text`` and ``spans`` if they are to be aligned.
-        layout: That of their ids.
+        layout: That of their ids; of the plain one, if it has units.
         aligner: Says what begins in the codes of a span.
 
     Raises:
@@ -91,12 +91,13 @@ def interleaved_examples(
     """
     for row in rows:
         ids = np.asarray(row["ids"], np.int32)
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < layout.size:
+        size = layout.plain.size
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise DataError(
                 f"interleaved row {row['id']!r} has ids in [{ids.min()}, {ids.max()}], the layout "
-                f"holds [0, {layout.size}); make it again with this text tokenizer and codebook"
+                f"holds [0, {size}); make it again with this text tokenizer and codebook"
             )
-        whole = _join(ids, layout, Marker.DOCUMENT_END)
+        whole = _join(layout.from_plain(ids), layout, Marker.DOCUMENT_END)
         begins = None if aligner is None else _span_begins(row, ids, layout, aligner)
         yield Example.after(row["id"], whole, 1, row["licence"], begins)
 

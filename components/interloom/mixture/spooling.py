@@ -23,6 +23,7 @@ from interloom.mixture.cutting import cut
 from interloom.mixture.examples import Example, Ids, Mask
 from interloom.mixture.packing import num_units
 from interloom.mixture.rows import DOCUMENTS_PER_GROUP
+from interloom.vocabulary.layout import Marker, VocabularyLayout
 
 DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens", pa.int32())])
 
@@ -31,16 +32,14 @@ DOCUMENTS = pa.schema([("id", pa.string()), ("licence", pa.string()), ("tokens",
 class CutRule:
     """How documents become pieces, see ``cut``, and what these weigh in a row.
 
-    Pieces weigh their tokens; with ``units`` their units, of ids from ``speech_offset`` on so many
-    in one, but so much at least that a full row has no more than ``row_length`` tokens.
+    Pieces weigh their ids; with ``units`` their units, so many of speech in one, but so much at
+    least that a full row has no more than ``row_length`` ids.
     """
 
     row_length: int
-    audio_begin: int
-    audio_end: int
+    layout: VocabularyLayout
     refuses_unfit: bool
     keeps_whole: bool = False
-    speech_offset: int = 0
     units: Units | None = None
 
     @property
@@ -56,13 +55,14 @@ class CutRule:
         """The pieces of a document; None if it fits no row."""
         if self.keeps_whole:
             return (Span(0, len(ids_T)),) if self.weight(ids_T) <= self.room else None
-        return cut(ids_T, self.room, begin=self.audio_begin, end=self.audio_end)
+        begin, end = map(self.layout.marker, (Marker.AUDIO_BEGIN, Marker.AUDIO_END))
+        return cut(ids_T, self.room, begin=begin, end=end)
 
     def weight(self, ids_T: Ids) -> int:
         """Of a piece."""
         if self.units is None:
             return len(ids_T)
-        units = num_units(ids_T >= self.speech_offset, self.units.speech_tokens)
+        units = num_units(self.layout.is_speech(ids_T), self.units.speech_tokens)
         return max(units, -(-len(ids_T) * self.room // self.row_length))
 
 
@@ -79,7 +79,7 @@ class SpooledSource:
         weights_P: What each piece takes of it.
         starts_P: First token of each piece in the spool; one more at the end.
         first_piece_D: First piece of each document; one more at the end.
-        lengths_D: Tokens of each document.
+        lengths_D: Tokens of each document, as many as its codes where ids stand for several.
         licences_D: Licence of each document, an index into ``licence_names``.
         licence_names: SPDX tags, in the order of their first document.
         left_out: Ids of documents that fit no row.
@@ -149,7 +149,7 @@ class _Spool:
             self._leave_out(example, rule)
         if not spans:
             return False
-        self.lengths.append(len(example.ids_T))
+        self.lengths.append(int(rule.layout.num_plain(example.ids_T).sum()))
         self.piece_lengths.extend(span.length for span in spans)
         parts = (example.ids_T[span.start : span.stop] for span in spans)
         self.weights.extend(map(rule.weight, parts))

@@ -33,7 +33,7 @@ class RowCounts:
     """What the rows hold.
 
     Attributes:
-        tokens: By source.
+        tokens: By source, as many as their codes where ids stand for several; so all but targets.
         targets: By source.
         modalities: Tokens that are text, speech or markers.
         licences: Tokens by SPDX tag.
@@ -270,6 +270,14 @@ class _Writer:
             start = stop
         return tokens, is_target, begins
 
+    def _plain_lengths(self, pieces: _Pieces, tokens: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Tokens of each piece in the plain layout."""
+        if self._layout.units is None:
+            return pieces.lengths_P
+        starts_P = np.cumsum(pieces.lengths_P) - pieces.lengths_P
+        sums: NDArray[np.int64] = np.add.reduceat(self._layout.num_plain(tokens), starts_P)
+        return sums
+
     def _count_utterances(self, tokens: NDArray[np.int32], begins: Begins) -> None:
         """Utterances whose alignment is known, and those where it is not; markers part them."""
         is_first = self._layout.is_speech(tokens)
@@ -282,16 +290,17 @@ class _Writer:
         self, pieces: _Pieces, tokens: NDArray[np.int32], targets_P: NDArray[np.int64]
     ) -> None:
         """Add a shard to the report."""
+        tokens_P = self._plain_lengths(pieces, tokens)
         sums = (
-            (self.counts.tokens, self._names, "source", pieces.lengths_P),
+            (self.counts.tokens, self._names, "source", tokens_P),
             (self.counts.targets, self._names, "source", targets_P),
-            (self.counts.licences, self._licence_names, "licence", pieces.lengths_P),
+            (self.counts.licences, self._licence_names, "licence", tokens_P),
         )
         for counter, names, column, values in sums:
             counter.update(_by_name(names, pieces.origins_P[column], values))
-        num_text = int(self._layout.is_text(tokens).sum())
-        num_speech = int(self._layout.is_speech(tokens).sum())
-        num_markers = len(tokens) - num_text - num_speech
+        num_text, total = int(self._layout.is_text(tokens).sum()), int(tokens_P.sum())
+        num_markers = len(tokens) - num_text - int(self._layout.is_speech(tokens).sum())
+        num_speech = total - num_text - num_markers
         self.counts.modalities.update(text=num_text, speech=num_speech, marker=num_markers)
         self.counts.num_rows += self._shard_rows[-1]
         self.counts.num_filled += int(pieces.weights_P.sum())

@@ -32,12 +32,14 @@ class AlignedWord:
         span: Samples, in order and disjoint within an utterance.
         confidence: Geometric mean of the probability of its labels at its places.
         refusal: Why the place cannot be right; empty if it can.
+        parts: Samples of each of its labels, the text's BPE tokens; they share out the span.
     """
 
     word: str
     span: Span
     confidence: float
     refusal: str
+    parts: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ def align_words(
         stop = span.stop + int(quiet[0]) if quiet.size else nexts[index]
         full = Span(span.start, stop)
         refusal = _refusal(word, full, confidence, heard)
-        found.append(AlignedWord(word, _in_samples(full, heard), confidence, refusal))
+        parts = pairwise([*(places[at].start for at in own), stop])
+        held = tuple(_in_samples(Span(*part), heard) for part in parts)
+        found.append(AlignedWord(word, _in_samples(full, heard), confidence, refusal, held))
     return found
 
 

@@ -84,7 +84,8 @@ def _need_one_chain(request: EvaluateRequest, store: ArtifactStore) -> None:
         tokenizer=request.tokenizer.id,
     )
     for ref in (request.model, request.chat_model):
-        layout.require(store.manifest(ref).facts["vocabulary"], holder=str(ref))
+        facts = store.manifest(ref).facts
+        layout.require(facts.get("plain_vocabulary", facts["vocabulary"]), holder=str(ref))
 
 
 def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":

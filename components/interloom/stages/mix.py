@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal
 
 from interloom.config.mixture import MixtureConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from interloom.corpora.tables import Split
-    from interloom.mixture.alignment import Aligner
+    from interloom.mixture.alignment import Aligner, Word
     from interloom.mixture.examples import Example, Ids
     from interloom.mixture.spooling import SpooledSource
     from interloom.mixture.writing import RowCounts
     from interloom.vocabulary.layout import VocabularyLayout
+    from interloom.vocabulary.units import SpeechUnits
 
 _NAMED = 16  # ids of left-out examples that the manifest lists
 _BPE_UTTERANCES = 100_000  # that units are learnt from
@@ -137,6 +138,8 @@ def mix(request: MixRequest, *, store: ArtifactStore, work: Workspace) -> MixRes
 
 def _layout(request: MixRequest, store: ArtifactStore) -> "VocabularyLayout":
     """The joint id space; refuses codes of another tokenizer, or rows of another layout."""
+    from dataclasses import replace
+
     from interloom.text.bpe import load_text_tokenizer
     from interloom.vocabulary.layout import VocabularyLayout
 
@@ -155,7 +158,7 @@ def _layout(request: MixRequest, store: ArtifactStore) -> "VocabularyLayout":
     if request.interleaved is not None:
         held = store.manifest(request.interleaved).facts["vocabulary"]
         layout.require(held, holder=str(request.interleaved))
-    return layout
+    return replace(layout, units=_units(request, store))
 
 
 def _spool(
@@ -168,14 +171,11 @@ def _spool(
 ) -> "dict[str, SpooledSource]":
     """A split of every source on disk, in the mixture's order; of what is held out, the first."""
     from interloom.mixture.spooling import CutRule, first_examples, spool
-    from interloom.vocabulary.layout import Marker
 
     rule = CutRule(
         row_length=request.config.row_length,
-        audio_begin=layout.marker(Marker.AUDIO_BEGIN),
-        audio_end=layout.marker(Marker.AUDIO_END),
+        layout=layout,
         refuses_unfit=request.config.unfit == "refuse",
-        speech_offset=layout.speech_offset,
         units=request.config.units,
     )
     names = tuple(request.config.sources())
@@ -232,44 +232,48 @@ def _examples(
 
 
 def _aligner(request: MixRequest, store: ArtifactStore) -> "Aligner | None":
-    """What says where patches may begin, if the mixture asks for it."""
-    match request.config.alignment:
-        case "off":
-            return None
-        case "words":
-            return _word_aligner(request, store)
-        case "units":
-            import numpy as np
+    """What says where patches may begin, if the mixture asks for it: the CTC aligner.
 
-            from interloom.mixture.unit_bpe import UnitBpe
-
-            rows = _rows(store, "train", request.tokens, "tokens", "codes")
-            return UnitBpe.train(
-                (np.asarray(row["codes"], np.int32) for row in islice(rows, _BPE_UTTERANCES)),
-                codebook_size=store.manifest(request.tokens).facts["codebook_size"],
-                num_units=request.config.alignment_units,
-            )
-        case _:
-            assert_never(request.config.alignment)
-
-
-def _word_aligner(request: MixRequest, store: ArtifactStore) -> "Aligner":
-    """Known times, or the speech tokenizer's CTC aligner without words that cannot be there."""
-    from interloom.mixture.alignment import WordAligner
+    Words without known times, or the BPE tokens of all words; none that cannot be there.
+    """
+    if request.config.alignment == "off":
+        return None
+    from interloom.mixture.alignment import PieceAligner, WordAligner
     from interloom.speech_tokenizer.runtime import load_speech_tokenizer
 
     load = cache(lambda: load_speech_tokenizer(store, request.tokenizer))
 
-    def find(codes: "Ids", words: "Sequence[str]") -> list[dict[str, int]]:
+    def pieces(codes: "Ids", words: "Sequence[str]") -> "list[list[Word]]":
         tokenizer = load()
         try:
-            found = [one.span for one in tokenizer.align(codes, words) if not one.refusal]
+            found = tokenizer.align(codes, words)
         except DataError:  # more words than codes
-            return []
-        spans = [tokenizer.clock.span(span.start, span.stop) for span in found]
-        return [{"start": span.start, "stop": span.stop} for span in spans]
+            return [[] for _ in words]
+        parts = [() if one.refusal else one.parts for one in found]
+        spans = [[tokenizer.clock.span(part.start, part.stop) for part in one] for one in parts]
+        return [[{"start": at.start, "stop": at.stop} for at in one] for one in spans]
 
-    return WordAligner(find)
+    def whole(codes: "Ids", words: "Sequence[str]") -> "list[Word]":
+        found = [one for one in pieces(codes, words) if one]
+        return [{"start": one[0]["start"], "stop": one[-1]["stop"]} for one in found]
+
+    return WordAligner(whole) if request.config.alignment == "words" else PieceAligner(pieces)
+
+
+def _units(request: MixRequest, store: ArtifactStore) -> "SpeechUnits | None":
+    """What stands for several codes, learnt from the speech for training, if it is asked for."""
+    if request.config.speech_units is None:
+        return None
+    import numpy as np
+
+    from interloom.vocabulary.units import SpeechUnits
+
+    rows = _rows(store, "train", request.tokens, "tokens", "codes")
+    return SpeechUnits.train(
+        (np.asarray(row["codes"], np.int32) for row in islice(rows, _BPE_UTTERANCES)),
+        codebook_size=store.manifest(request.tokens).facts["codebook_size"],
+        num_units=request.config.speech_units,
+    )
 
 
 def _rows(

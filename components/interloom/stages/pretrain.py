@@ -169,16 +169,27 @@ def _metrics(
         for point in trained.curves
         if "loss" in point.name or "patches/" in point.name
     }
-    flops = [point.value for point in trained.curves if point.name == "train/flops"]
-    batches = config.train.num_steps * config.train.gradient_accumulation * config.train.num_ranks
+    sums = {name: _sum_over(trained, config, name) for name in ("flops", "tokens", "positions")}
     numbers = {
         "parameters": float(sum(value.numel() for value in trained.weights.values())),
-        "flops": batches * sum(flops) / max(1, len(flops)),
-        "positions_seen": float(num_rows * rows.row_length),
+        "flops": sums["flops"],
+        "tokens_seen": sums["tokens"],
+        "positions_seen": sums["positions"],
         "epochs": num_rows / rows.num_rows,
     }
     numbers |= {name.removeprefix("train/"): value for name, value in last.items()}
     return tuple(Metric(f"language_model/{name}", value) for name, value in numbers.items())
+
+
+def _sum_over(trained: "Trained", config: PretrainConfig, name: str) -> float:
+    """What a curve of means of micro-batches comes to over the whole training."""
+    batches_per_step = config.train.gradient_accumulation * config.train.num_ranks
+    total, last = 0.0, 0
+    for point in trained.curves:
+        if point.name == f"train/{name}" and point.step is not None:
+            total += point.value * (point.step - last) * batches_per_step
+            last = point.step
+    return total
 
 
 def _heldout(

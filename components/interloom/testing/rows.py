@@ -12,7 +12,7 @@ from interloom.mixture.rows import RowPart
 from interloom.mixture.spooling import CutRule, spool
 from interloom.mixture.writing import write_rows
 from interloom.ports.store import ArtifactStore
-from interloom.vocabulary.layout import Marker, VocabularyLayout
+from interloom.vocabulary.layout import VocabularyLayout
 
 LAYOUT = VocabularyLayout(20, 16, "1" * 64, "2" * 64)
 
@@ -53,12 +53,7 @@ def store_counting_rows(
 
     The rows it holds out are of the same documents.
     """
-    rule = CutRule(
-        row_length,
-        layout.marker(Marker.AUDIO_BEGIN),
-        layout.marker(Marker.AUDIO_END),
-        refuses_unfit=True,
-    )
+    rule = CutRule(row_length, layout, refuses_unfit=True)
     sources = {
         name: spool(
             name,

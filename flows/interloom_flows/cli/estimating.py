@@ -32,7 +32,7 @@ def show_budget(
 
     vocab_size = VocabularyLayout(
         recipe.ingest.text_vocab_size,
-        recipe.tokenizer.quantizer.codebook_size,
+        recipe.mixture.speech_units or recipe.tokenizer.quantizer.codebook_size,
         text_tokenizer="",
         tokenizer="",
     ).size
