@@ -72,7 +72,9 @@ def _launcher(settings: Settings) -> Launcher:
         MissingError: The cluster's client is not installed.
     """
     if settings.launcher == "local":
-        return LocalLauncher(store_root=settings.store_url, device=settings.device_kind)
+        return LocalLauncher(
+            store_root=settings.store_url, device=settings.device_kind, grace_s=settings.grace_s
+        )
     from interloom.adapters.cluster.opening import open_cluster_launcher  # needs its client
 
     return open_cluster_launcher(settings.launcher, settings.cluster_profile)

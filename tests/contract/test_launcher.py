@@ -196,6 +196,40 @@ def test_a_launcher_that_is_told_to_stop_ends_its_stage(tmp_path: Path) -> None:
     assert not stages_in(tmp_path)
 
 
+SAVES_OR_STAYS = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[2]).parent
+def end(*_):
+    time.sleep(0.5)
+    (folder / 'saved').touch()
+    if sys.argv[1] == 'saves':
+        sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+(folder / 'progress.jsonl').write_text('{"done": 1, "total": 2, "note": ""}\\n')
+while True:
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "grace_s"), [("saves", 600), ("stays", 2)])
+def test_a_stage_has_its_grace_time_to_save_and_no_more(
+    tmp_path: Path, stage: str, grace_s: int
+) -> None:
+    (tmp_path / "program.py").write_text(SAVES_OR_STAYS)
+    program = (str(tmp_path / "program.py"),)
+    launcher = LocalLauncher(store_root=tmp_path, grace_s=grace_s, program=program)
+
+    class Stop:
+        def update(self, done: int, total: int | None, note: str = "") -> None:  # noqa: ARG002
+            launcher.stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        launcher.run(StageJob(stage, "{}", tmp_path / "work"), progress=Stop())
+
+    assert (tmp_path / "work/saved").is_file()
+
+
 @pytest.mark.slow
 def test_two_ranks_write_one_result(tmp_path: Path) -> None:
     report = local(tmp_path).run(

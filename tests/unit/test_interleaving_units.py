@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -117,6 +119,35 @@ def test_a_shard_that_kills_every_worker_ends_the_stage(tmp_path: Path) -> None:
 
     with pytest.raises(TransientError, match=r"shard 0000\d ended 5 workers, .* exit code -9"):
         run(killed, tmp_path / "b", num_workers=2)
+
+
+COMPUTE_BEFORE_AND_IN_WORKERS = """
+import torch
+from interloom.corpora.fan_out import make_units
+from interloom.corpora.units import Unit
+
+def compute(_=None):
+    torch.exp(torch.randn(2_000_000)).sum()
+
+torch.set_num_threads(2)
+compute()
+units = (Unit(index, ()) for index in range(4))
+made = make_units(units, lambda: compute, is_made=lambda _: False, num_workers=2)
+print([unit.index for unit in made])
+"""
+
+
+@pytest.mark.slow
+def test_workers_compute_after_their_parent_has_done_so_in_several_threads() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMPUTE_BEFORE_AND_IN_WORKERS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+    assert done.stdout == "[0, 1, 2, 3]\n"
 
 
 class SlowSpeaker(toy_speech.ToySpeaker):

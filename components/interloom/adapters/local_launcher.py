@@ -13,14 +13,20 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Literal
 
-from interloom.adapters.stage_files import forward, prepare, stage_environment, stage_error
+from interloom.adapters.stage_files import (
+    SHUTDOWN,
+    forward,
+    prepare,
+    stage_environment,
+    stage_error,
+)
+from interloom.config.cluster import GRACE_S
 from interloom.config.settings import child_environment
 from interloom.core.errors import TransientError
 from interloom.ports.launcher import LOG_FILE, JobReport, StageJob
 from interloom.ports.progress import Progress
 
 _POLL_S = 0.1
-_GRACE_S = 10.0  # between asking a stage to end and ending it
 _BUSY_S = 30.0  # how long the last process of a workspace may take to notice that it is orphaned
 
 
@@ -36,6 +42,7 @@ class LocalLauncher:
         *,
         store_root: Path | str,
         device: Literal["cpu", "cuda"] = "cpu",
+        grace_s: int = GRACE_S,
         program: Sequence[str] = ("-m", "interloom.stages"),
     ) -> None:
         """Choose what all jobs have in common.
@@ -43,10 +50,12 @@ class LocalLauncher:
         Args:
             store_root: The artifact store that the stages use: a folder, or a store's URL.
             device: What they compute on.
+            grace_s: Between asking a stage to end and ending it.
             program: What Python runs, before the stage's name and its request.
         """
         self._store_root = store_root.absolute() if isinstance(store_root, Path) else store_root
         self._device = device
+        self._grace_s = grace_s
         self._program = tuple(program)
         self._is_stopped = threading.Event()
 
@@ -80,7 +89,11 @@ class LocalLauncher:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt of the terminal is ours to hand on
             )
-            cpu_s, peak_rss_bytes = _follow(process, job.folder, progress, self._is_stopped)
+            try:
+                cpu_s, peak_rss_bytes = _follow(process, job.folder, progress, self._is_stopped)
+            finally:
+                if process.returncode is None:
+                    _end(process, self._grace_s)
             wall_s = time.monotonic() - started_s
         if process.returncode != 0:
             raise stage_error(process.returncode, job)
@@ -107,6 +120,7 @@ class LocalLauncher:
         return child_environment(
             {"INTERLOOM_STORE_ROOT": str(self._store_root)}
             | stage_environment(job.threads_per_rank, self._device)
+            | {SHUTDOWN: str(self._grace_s)}
         )
 
 
@@ -116,31 +130,24 @@ def _follow(
     progress: Progress,
     is_stopped: threading.Event,
 ) -> tuple[float, int]:
-    """Wait for the end and pass progress on; returns processor seconds and peak memory.
-
-    Leaving by an error, such as an interrupt, ends the process first.
-    """
+    """Wait for the end and pass progress on; returns processor seconds and peak memory."""
     offset = 0
-    try:
-        while True:
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            offset = forward(folder / "progress.jsonl", offset, progress)
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-            if is_stopped.wait(_POLL_S):
-                raise KeyboardInterrupt
-    finally:
-        if process.returncode is None:
-            _end(process)
+    while True:
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        offset = forward(folder / "progress.jsonl", offset, progress)
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+        if is_stopped.wait(_POLL_S):
+            raise KeyboardInterrupt
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process group to end, then end it."""
+def _end(process: subprocess.Popen[bytes], grace_s: int) -> None:
+    """Ask the process group to end, and end it when its grace time is over."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(_GRACE_S)
+        process.wait(grace_s)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

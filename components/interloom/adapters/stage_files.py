@@ -20,6 +20,7 @@ from interloom.core.errors import (
 from interloom.ports.launcher import LOG_FILE, StageJob
 from interloom.ports.progress import Progress
 
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's own is shorter than our grace time
 _LOG_LINES = 24  # a bug with all places that led to it
 _REPORT_LINES = 40  # of torchrun, on how its ranks ended
 _KILLED_RANK = re.compile(

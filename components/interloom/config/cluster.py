@@ -14,6 +14,8 @@ from interloom.config.base import Frozen
 from interloom.core.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
+GRACE_S = 120
+"""Seconds in which a rank ends its step and writes its part of a checkpoint, by default."""
 _Quantity = Annotated[str, Field(pattern=r"^[0-9]+[a-zA-Z]*$")]
 
 
@@ -101,7 +103,7 @@ class ClusterProfile(Frozen):
     away_s: PositiveFloat = 600.0
     kept_s: NonNegativeInt = 3600
     max_preemptions: NonNegativeInt = 100
-    grace_s: PositiveInt = 120
+    grace_s: PositiveInt = GRACE_S
 
     def pool_name(self, stage: str) -> str:
         """Which pool runs a stage."""

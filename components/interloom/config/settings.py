@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from interloom.config.cluster import GRACE_S
 from interloom.config.s3 import S3Settings
 from interloom.core.errors import ConfigError
 
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
         launcher: What executes stages: processes of this machine, plain jobs of a Kubernetes
             cluster, or its train jobs.
         cluster_profile: Pools and pod of that cluster; see ``config.cluster``.
+        grace_s: Between SIGTERM and the end of a stage on this machine: time for a checkpoint.
         staging_grace_s: Drafts and workspaces without an owner are swept when they are so old.
         node_kind: What stages run on, as the catalog shows it beside their cost.
         price_per_gpu_hour: Of one GPU that a stage holds, in ``currency``.
@@ -93,6 +95,7 @@ class Settings(BaseSettings):
     num_threads: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     num_workers: PositiveInt = 1
     prefect_api_url: str | None = None
+    grace_s: PositiveInt = GRACE_S
     staging_grace_s: NonNegativeInt = 3600
     work_root: Path | None = None
     launcher: Literal["local", "jobs", "trainjob"] = "local"

@@ -144,7 +144,7 @@ class _Crew:
         context = mp.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_work, args=(theirs, self._build, os.getpid()), daemon=True
+            target=_in_a_thread, args=(theirs, self._build, os.getpid()), daemon=True
         )
         process.start()
         theirs.close()
@@ -186,6 +186,17 @@ class _Crew:
                     "smaller (interleave.documents_per_shard), or take fewer workers"
                 )
         self._again.extendleft(reversed(worker.given))
+
+
+def _in_a_thread(pipe: Connection, build: Callable[[], Make], parent: int) -> None:
+    """The body of a worker, in a thread that was not forked.
+
+    OpenMP keeps a team of threads for each thread that computed. The forked one would wait for ever
+    for its team, which stayed behind in the parent; a new one gets a team of its own.
+    """
+    body = threading.Thread(target=_work, args=(pipe, build, parent), name="worker")
+    body.start()
+    body.join()
 
 
 def _work(pipe: Connection, build: Callable[[], Make], parent: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 
 from interloom.core.errors import MissingError
 
-_INITDB = ("--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
+_INITDB = ("--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--encoding=UTF8")
+_HIDDEN = "hidden-catalog-password"
 _CARELESS: Mapping[str, str] = MappingProxyType(
     {"fsync": "off"}
 )  # what is lost was made for a test
@@ -22,14 +24,17 @@ _ACCOUNT = "postgres"  # of this machine: the server refuses to run as root
 
 
 class PostgresServer:
-    """A server in a folder of its own that listens on a socket only."""
+    """A server in a folder of its own, on a socket; on a network only where that is asked for."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] = _CARELESS) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] = _CARELESS, address: str | None = None
+    ) -> None:
         """Make an empty database.
 
         Args:
             folder: Its data, its socket and its log.
             settings: As in ``postgresql.conf``.
+            address: Of this machine, at which it listens too, for who knows the password.
 
         Raises:
             MissingError: The programs or the account that they need are not there.
@@ -37,16 +42,28 @@ class PostgresServer:
         self.folder = folder
         self._settings = {"listen_addresses": "''", "unix_socket_directories": str(folder)}
         self._settings |= settings
+        self._address = address
         self._user = _account()
         if self._user is not None:
             shutil.chown(folder, self._user)
         folder.chmod(0o755)
-        self._run("initdb", "-D", str(folder / "data"), "-U", "interloom", *_INITDB)
+        password = folder / "password"
+        password.write_text(f"{_HIDDEN}\n")
+        words = (*_INITDB, "--locale=C", f"--pwfile={password}")
+        self._run("initdb", "-D", str(folder / "data"), "-U", "interloom", *words)
+        if address is not None:
+            with socket.create_server((address, 0)) as free:
+                self._port = str(free.getsockname()[1])
+            self._settings |= {"listen_addresses": address, "port": self._port}
+            with (folder / "data/pg_hba.conf").open("a") as file:
+                file.write("host all all all scram-sha-256\n")
 
     @property
     def url(self) -> str:
-        """Of its first database."""
-        return f"postgresql+psycopg://interloom@/postgres?host={self.folder}"
+        """Of its first database: by its address, if it has one."""
+        if self._address is None:
+            return f"postgresql+psycopg://interloom@/postgres?host={self.folder}"
+        return f"postgresql+psycopg://interloom:{_HIDDEN}@{self._address}:{self._port}/postgres"
 
     def new_database(self, name: str) -> str:
         """The URL of a new, empty database."""
@@ -54,7 +71,7 @@ class PostgresServer:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
-        return self.url.replace("/postgres?", f"/{name}?")
+        return str(sa.make_url(self.url).set(database=name).render_as_string(hide_password=False))
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -82,7 +99,9 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server(
-    parent: Path | None = None, settings: Mapping[str, str] = _CARELESS
+    parent: Path | None = None,
+    settings: Mapping[str, str] = _CARELESS,
+    address: str | None = None,
 ) -> Iterator[PostgresServer]:
     """A server that runs inside the block; its folder is removed afterwards.
 
@@ -90,10 +109,11 @@ def postgres_server(
         parent: Where that folder is made; every account must be able to enter it, and a socket's
             whole path has at most 107 bytes. ``/tmp`` by default.
         settings: As in ``postgresql.conf``.
+        address: Of this machine, at which it listens too.
     """
     folder = Path(tempfile.mkdtemp(prefix="interloom-pg-", dir=parent or Path("/tmp")))  # noqa: S108
     try:
-        server = PostgresServer(folder, settings)
+        server = PostgresServer(folder, settings, address)
         server.start()
         try:
             yield server

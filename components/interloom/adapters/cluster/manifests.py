@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from interloom.adapters.stage_files import stage_environment
+from interloom.adapters.stage_files import SHUTDOWN, stage_environment
 from interloom.config.cluster import ClusterProfile, PoolProfile
 from interloom.ports.launcher import StageJob
 
@@ -18,7 +18,6 @@ PART_LABEL = "interloom.dev/part"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # What the stage runner exits with when a retry cannot help: request, data, an installation.
 FINAL_EXIT_CODES = (64, 65, 66)
-_SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's own is shorter than our grace time
 _POD_FAILURE_POLICY = (1, 26)  # servers from here on know it
 
 
@@ -125,7 +124,7 @@ def train_job(
                 "numNodes": -(-job.num_ranks // per_node),
                 "numProcPerNode": per_node,
                 "resourcesPerNode": pool.resources_of(per_node),
-                "env": _named(_environment(job, pool) | {_SHUTDOWN: str(profile.grace_s)}),
+                "env": _named(_environment(job, pool) | {SHUTDOWN: str(profile.grace_s)}),
             },
         },
     }
