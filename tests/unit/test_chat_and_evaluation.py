@@ -238,6 +238,8 @@ def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
         "decoder/mcd13_dtw_db",
         "cloze/S->S/story",
         "cloze/T->T/woven",
+        "endings/S->S",
+        "endings/T->T",
         "questions/S->T",
         "chat/right",
         "chat/typed/right",

@@ -38,7 +38,7 @@ class FavouriteToken:
 
 
 ITEM = ClozeItem(
-    context=Passage((1, 2), (3,)), right=Passage((4, 4, 4), (5, 5)), wrong=Passage((6,), (7,))
+    context=Passage((1, 2), (3,)), right=Passage((4, 4, 4), (5, 5)), wrong=(Passage((6,), (7,)),)
 )
 
 
@@ -77,15 +77,30 @@ def test_a_long_right_ending_wins_by_its_mean_and_loses_by_its_sum() -> None:
 
 
 def test_endings_that_are_equally_likely_do_not_count_as_right() -> None:
-    same = ClozeItem(ITEM.context, ITEM.right, ITEM.right)
+    same = ClozeItem(ITEM.context, ITEM.right, (ITEM.right,))
 
     chosen = choices([same], ClozeMode.SPEECH_TO_SPEECH, FavouriteToken([]), LAYOUT)
 
     assert not any(one for answers in chosen.values() for one in answers)
 
 
+def test_the_right_one_of_four_endings_is_likelier_than_all_others() -> None:
+    scorer = FavouriteToken([4])
+    others = (Passage((6,), (7,)), Passage((7,), (8,)), Passage((8,), (9,)))
+    hard = ClozeItem(ITEM.context, ITEM.right, (*others[:2], Passage((4, 4, 4), (1,))))
+
+    chosen = choices(
+        [ClozeItem(ITEM.context, ITEM.right, others), hard],
+        ClozeMode.TEXT_TO_TEXT,
+        scorer,
+        LAYOUT,
+    )
+
+    assert chosen["mean_ending"] == (True, False)
+
+
 def test_each_item_is_judged_on_its_own() -> None:
-    swapped = ClozeItem(ITEM.context, ITEM.wrong, ITEM.right)
+    swapped = ClozeItem(ITEM.context, ITEM.wrong[0], (ITEM.right,))
 
     chosen = choices(
         [ITEM, swapped, ITEM], ClozeMode.SPEECH_TO_SPEECH, FavouriteToken([SPEECH + 5]), LAYOUT

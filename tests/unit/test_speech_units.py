@@ -116,7 +116,8 @@ def test_a_model_of_units_scores_and_speaks_codes(tmp_path: Path) -> None:
         [prompt], stop, allowed=lambda _: LAYOUT.is_speech(np.arange(LAYOUT.size))
     )
     passages = [Passage((1,), tuple(range(first, first + 6))) for first in (0, 6, 9)]
-    right = choices([ClozeItem(*passages)], ClozeMode.SPEECH_TO_SPEECH, model, model.layout)
+    item = ClozeItem(passages[0], passages[1], (passages[2],))
+    right = choices([item], ClozeMode.SPEECH_TO_SPEECH, model, model.layout)
 
     assert model.layout == LAYOUT
     assert store.manifest(made.model).facts["plain_vocabulary"] == PLAIN.digest

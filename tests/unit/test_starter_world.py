@@ -9,7 +9,7 @@ import pytest
 
 from interloom.config.corpora import StarterWorld
 from interloom.corpora.world.build import build_world
-from interloom.corpora.world.dialogues import ask_rule, cloze, dialogues, questions
+from interloom.corpora.world.dialogues import ask_rule, cloze, dialogues, endings, questions
 from interloom.corpora.world.documents import World, fact_documents, story_documents
 from interloom.corpora.world.draws import Draws, hashed_share
 from interloom.corpora.world.facts import MEDIA, RELATIONS, Fact, Guard, Medium, build_facts
@@ -180,10 +180,26 @@ def test_every_word_of_every_text_is_said_in_training(
     heard = {word for script in said if script.split == "train" for word in words_of(script.text)}
     turns = [turn["text"] for row in dialogues(world, 400) for turn in row["turns"]]
     pairs = [row[part] for row in cloze(world) for part in ("context", "right", "wrong")]
-    everything = (*texts["written"], *texts["woven"], *turns, *pairs)
+    others = [ending for row in endings(world) for ending in row["wrong"]]
+    everything = (*texts["written"], *texts["woven"], *turns, *pairs, *others)
 
     assert {word for text in everything for word in words_of(text)} <= heard
     assert len(heard) <= 220
+
+
+def test_four_endings_are_of_one_rule_and_of_the_story_of_a_pair(world: World) -> None:
+    pairs = {row["id"]: row for row in cloze(world)}
+
+    asked = list(endings(world))
+
+    assert len(asked) > len(world.cloze) / 3
+    for row in asked:
+        pair = pairs[row["id"]]
+        assert (row["context"], row["right"]) == (pair["context"], pair["right"])
+        assert row["wrong"][0] == pair["wrong"]
+        every = [row["right"], *row["wrong"]]
+        assert len(set(every)) == 4
+        assert all(world.guard().passes(f"{row['context']} {ending}") for ending in every)
 
 
 def test_every_spoken_fact_is_stated_in_training(world: World, said: list[Script]) -> None:
@@ -273,7 +289,7 @@ def test_the_ending_of_a_story_follows_from_its_case(rule: str) -> None:
     for index in range(200):
         plot = RULES[rule](Cast("tom", "lucy"), Draws(0, index))
         assert plot.right == rights[plot.premise[0]]
-        assert plot.wrong in set(rights.values()) - {plot.right}
+        assert plot.every_wrong[0] in set(rights.values()) - {plot.right}
         seen.add(plot.premise[0])
 
     assert seen == set(rights)
@@ -285,7 +301,7 @@ def test_whoever_is_given_a_thing_has_it() -> None:
 
     assert plot.premise[1] == f"tom gives the {thing} to lucy."
     assert plot.right == f"now lucy has the {thing}."
-    assert plot.wrong == f"now tom has the {thing}."
+    assert plot.every_wrong[0] == f"now tom has the {thing}."
 
 
 def test_a_thing_is_found_where_it_was_lost() -> None:
@@ -293,8 +309,8 @@ def test_a_thing_is_found_where_it_was_lost() -> None:
     place = words_of(plot.premise[0])[-1]
 
     assert plot.right == f"lucy finds it at the {place}."
-    assert words_of(plot.wrong)[:-1] == words_of(plot.right)[:-1]
-    assert plot.wrong != plot.right
+    assert words_of(plot.every_wrong[0])[:-1] == words_of(plot.right)[:-1]
+    assert plot.every_wrong[0] != plot.right
 
 
 def test_cloze_pairs_cover_stories_and_the_facts_of_each_medium(world: World) -> None:

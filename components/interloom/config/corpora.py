@@ -15,7 +15,9 @@ class StarterWorld(Frozen):
     """Build the small closed world: its text, speech, dialogues and tasks.
 
     The counts of documents give about 400 thousand text tokens and those of utterances one hour.
-    Each of ``num_people`` has ``num_relations`` facts, a third of them in each medium.
+    Each of ``num_people`` has ``num_relations`` facts, a third of them in each medium. With
+    ``has_endings`` the tasks ask for one of four endings, too, of those stories whose rule has as
+    many.
     """
 
     kind: Literal["starter"] = "starter"
@@ -25,6 +27,7 @@ class StarterWorld(Frozen):
     num_woven_documents: PositiveInt = 2200
     num_dialogues: PositiveInt = 900
     num_story_cloze: PositiveInt = 200
+    has_endings: bool = False
     num_people: Annotated[int, Field(ge=6, le=24)] = 24
     num_relations: Annotated[int, Field(ge=1, le=4)] = 4
 

@@ -14,6 +14,7 @@ from interloom.corpora.tables import (
     CLOZE,
     DIALOGUES,
     DOCUMENTS,
+    ENDINGS,
     LABELLED_UTTERANCES,
     QUESTIONS,
     UTTERANCES,
@@ -83,7 +84,8 @@ def assemble_world(
             {
                 "cloze": (CLOZE, dialogues.cloze(world)),
                 "questions": (QUESTIONS, dialogues.questions(world)),
-            },
+            }
+            | ({"endings": (ENDINGS, dialogues.endings(world))} if source.has_endings else {}),
             licences=licences,
         ),
     }

@@ -67,6 +67,15 @@ CLOZE = pa.schema(  # tasks: which ending goes on from the context?
         ("wrong", pa.string()),
     ]
 )
+ENDINGS = pa.schema(  # tasks: which of four endings goes on from the context?
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("context", pa.string()),
+        ("right", pa.string()),
+        ("wrong", pa.list_(pa.string())),
+    ]
+)
 QUESTIONS = pa.schema(
     [
         ("id", pa.string()),

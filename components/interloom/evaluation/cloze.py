@@ -1,11 +1,11 @@
-"""Story cloze by likelihood: does the model find the right ending likelier than the wrong one?
+"""Story cloze by likelihood: does the model find the right ending likelier than the wrong ones?
 
 Context and endings are each speech or text (P1, section 5.2; scores: spec 8.8). Beside them stand
 the endings alone: what a model gets right without the context is no proof that it read or heard
 one. Legend: T tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -46,11 +46,11 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class ClozeItem:
-    """One context with two endings."""
+    """One context with its endings, of which one is right."""
 
     context: Passage
     right: Passage
-    wrong: Passage
+    wrong: tuple[Passage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +118,23 @@ def choices(
     """For each score, which items the model gets right; equal scores count as wrong."""
     prompts = [prompt(item.context, mode, layout) for item in items]
     endings = [
-        (ending_ids(item.right, mode, layout), ending_ids(item.wrong, mode, layout))
-        for item in items
+        [ending_ids(one, mode, layout) for one in (item.right, *item.wrong)] for item in items
     ]
     rows = [
         np.concatenate([before, ending])
-        for before, pair in zip(prompts, endings, strict=True)
-        for ending in pair
+        for before, held in zip(prompts, endings, strict=True)
+        for ending in held
     ]
-    lengths = [len(ending) for pair in endings for ending in pair]
-    scores = [
-        score_ending(one, length)
-        for one, length in zip(scorer.log_likelihoods(rows), lengths, strict=True)
-    ]
-    pairs = list(zip(scores[::2], scores[1::2], strict=True))
+    found = iter(scorer.log_likelihoods(rows))
+    scores = [[score_ending(next(found), len(ending)) for ending in held] for held in endings]
     return {
-        "sum": tuple(right.sum > wrong.sum for right, wrong in pairs),
-        "mean_ending": tuple(right.mean_ending > wrong.mean_ending for right, wrong in pairs),
-        "mean_all": tuple(right.mean_all > wrong.mean_all for right, wrong in pairs),
+        "sum": tuple(_is_first(one.sum for one in held) for held in scores),
+        "mean_ending": tuple(_is_first(one.mean_ending for one in held) for held in scores),
+        "mean_all": tuple(_is_first(one.mean_all for one in held) for held in scores),
     }
+
+
+def _is_first(values: Iterable[float]) -> bool:
+    """Whether the first is above all others."""
+    first, *others = values
+    return first > max(others)

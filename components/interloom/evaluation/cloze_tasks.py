@@ -29,14 +29,14 @@ class Reader:
 
 
 def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Findings:
-    """One group in all four modes.
+    """One group of pairs, or the set of four endings, in all modes.
 
     An item with a text that could not be spoken counts in no mode: all modes rest on the same
     items, and their number is reported.
     """
     rows = [row for row in group.items if _is_spoken(row, reader.spoken)]
     items = [_item(row, reader) for row in rows]
-    name = group.name.removeprefix("cloze/")
+    task, *named = group.name.split("/")
     measures: list[Measure] = []
     details: dict[str, dict[str, dict[str, float | int]]] = {}
     for mode in ClozeMode:
@@ -44,14 +44,19 @@ def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Finding
         estimates = {score: judging.share(right.get(score, ())) for score in SCORES}
         scores = group.scores(rows, right.get(judging.config.cloze_score, ()))
         estimate = estimates[judging.config.cloze_score]
-        measures.append(Measure(f"cloze/{mode}/{name}", estimate, scores))
+        measures.append(Measure("/".join([task, mode, *named]), estimate, scores))
         details[mode.value] = {score: one.to_dict() for score, one in estimates.items()}
     return Findings(tuple(measures), (group,), {group.name: details})
 
 
 def texts_of(rows: Sequence[Item]) -> list[str]:
     """Everything that must be spoken for these items."""
-    return [row[part] for row in rows for part in ("context", "right", "wrong")]
+    return [text for row in rows for text in (row["context"], row["right"], *_wrong(row))]
+
+
+def _wrong(row: Item) -> list[str]:
+    """One wrong ending, or several."""
+    return [row["wrong"]] if isinstance(row["wrong"], str) else list(row["wrong"])
 
 
 def _is_spoken(row: Item, spoken: Mapping[str, Codes]) -> bool:
@@ -68,5 +73,5 @@ def _item(row: Item, reader: Reader) -> ClozeItem:
     return ClozeItem(
         context=passage(row["context"], ""),
         right=passage(row["right"], " "),
-        wrong=passage(row["wrong"], " "),
+        wrong=tuple(passage(one, " ") for one in _wrong(row)),
     )

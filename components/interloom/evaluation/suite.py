@@ -45,7 +45,7 @@ from interloom.vocabulary.layout import Ids
 class TaskSets:
     """What is measured on: the fixed choice from each held-out table.
 
-    ``recordings`` are the sound of ``decoded``.
+    ``recordings`` are the sound of ``decoded``; there are ``endings`` if the tasks have any.
     """
 
     utterances: ChosenSet
@@ -53,8 +53,14 @@ class TaskSets:
     decoded: ChosenSet
     recordings: tuple[Recording, ...]
     cloze: tuple[ChosenSet, ...]
+    endings: ChosenSet | None
     questions: ChosenSet
     chats: ChosenSet
+
+    @property
+    def every_cloze(self) -> tuple[ChosenSet, ...]:
+        """The pairs of each group, and the four endings."""
+        return self.cloze if self.endings is None else (*self.cloze, self.endings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ def task_sets(
     heldout = list(read_table(store, tokens, "tokens", split="heldout", columns=columns))
     cloze = list(read_table(store, tasks, "cloze"))
     questions = list(read_table(store, tasks, "questions"))
+    endings = list(read_table(store, tasks, "endings"))
     decoded = choose("decoded", heldout, config.max_decoded, seed=seed)
     return TaskSets(
         utterances=choose("utterances", heldout, config.max_utterances, seed=seed),
@@ -104,6 +111,9 @@ def task_sets(
             )
             for group in sorted({row["group"] for row in cloze})
         ),
+        endings=choose("endings", endings, config.max_cloze_per_group, seed=seed)
+        if endings
+        else None,
         questions=choose("questions", questions, config.max_questions, seed=seed),
         chats=choose("chats", questions, config.max_chats, seed=seed),
     )
@@ -142,7 +152,7 @@ def evaluate_chain(
     ]
     progress.update(2, 6, "speech models measured")
     reader = Reader(chain.base, chain.base.layout, chain.text, spoken)
-    parts += [measure_cloze(group, reader, judging) for group in sets.cloze]
+    parts += [measure_cloze(group, reader, judging) for group in sets.every_cloze]
     progress.update(3, 6, "story cloze scored")
     parts.append(measure_questions(sets.questions, _oral(chain, spoken), judging))
     progress.update(4, 6, "base model asked")
@@ -179,7 +189,7 @@ def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
 
 
 def _task_texts(sets: TaskSets) -> Iterable[str]:
-    for group in sets.cloze:
+    for group in sets.every_cloze:
         yield from texts_of(group.items)
     for chosen in (sets.questions, sets.chats):
         yield from (row["question"] for row in chosen.items)

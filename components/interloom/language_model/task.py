@@ -33,7 +33,7 @@ class LanguageModelTask:
     ``loss/source/NAME`` by where it is from, a code where an id stands for several; and, of the
     same groups, ``token_share/...``, their part of the targets, and ``gradient_share/...``, their
     part of the squared gradient at the last hidden states: who pulls at the model, and how hard. Of
-    a micro-batch ``flops`` are the operations and ``flop_share/speech`` the part of them that speech
+    a micro-batch ``flops`` are the operations, ``flop_share/speech`` the part of them that speech
     takes, ``tokens`` what its documents hold and ``positions`` what the large model makes of them;
     of latent patches there are the counts of ``CutRows`` besides.
     """

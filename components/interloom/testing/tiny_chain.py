@@ -16,6 +16,7 @@ from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.corpora.tables import (
     CLOZE,
     DIALOGUES,
+    ENDINGS,
     QUESTIONS,
     SPEECH_TOKENS,
     UTTERANCES,
@@ -80,7 +81,11 @@ def build_tiny_chain(store: ArtifactStore) -> TinyChain:
         tasks=_table(
             store,
             ArtifactKind.TASKS,
-            {"cloze": (CLOZE, _cloze()), "questions": (QUESTIONS, _questions())},
+            {
+                "cloze": (CLOZE, _cloze()),
+                "endings": (ENDINGS, _endings()),
+                "questions": (QUESTIONS, _questions()),
+            },
         ),
         dialogues=_table(
             store, ArtifactKind.DIALOGUE_CORPUS, {"dialogues": (DIALOGUES, _dialogues())}
@@ -141,6 +146,18 @@ def _cloze() -> Iterator[dict[str, Any]]:
             "context": TEXTS[index % 5],
             "right": TEXTS[(index + 1) % 5],
             "wrong": TEXTS[(index + 2) % 5],
+        }
+
+
+def _endings() -> Iterator[dict[str, Any]]:
+    for index, text in enumerate(TEXTS):
+        others = [other for other in TEXTS if other != text]
+        yield {
+            "id": f"e{index}",
+            "split": "heldout",
+            "context": text,
+            "right": others[0],
+            "wrong": others[1:],
         }
 
 

@@ -98,6 +98,23 @@ def cloze(world: World, *, per_fact: int = 4) -> Iterator[Row]:
             yield from _fact_pairs(world, fact, per_fact)
 
 
+def endings(world: World, *, num_wrong: int = 3) -> Iterator[Row]:
+    """The stories whose rule has as many wrong endings; the first is that of their pair."""
+    guard = world.guard()
+    for index, story in enumerate(world.cloze):
+        context = " ".join(story.context)
+        others = [one for one in story.every_wrong[1:] if guard.passes(f"{context} {one}")]
+        if len(others) >= num_wrong - 1:
+            drawn = Draws(world.seed, "endings", index).sample(others, num_wrong - 1)
+            yield {
+                "id": f"story-{index:04d}",
+                "split": "heldout",
+                "context": context,
+                "right": story.right,
+                "wrong": [story.wrong, *drawn],
+            }
+
+
 def _fact_pairs(world: World, fact: Fact, count: int) -> Iterator[Row]:
     """A statement up to its answer, then the answer or that of another person, same medium.
 

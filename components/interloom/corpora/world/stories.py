@@ -1,10 +1,10 @@
 """Stories whose ending follows from what comes before, by a rule.
 
-A rule maps each of several cases to its ending. The wrong ending of a story is the right one of
-another case of the same rule, so that neither is likelier by itself.
+A rule maps each of several cases to its ending. The wrong endings of a story are the right ones of
+other cases of the same rule, so that none is likelier by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from interloom.corpora.world.draws import Draws
@@ -57,28 +57,34 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """The part of a story that the rule governs."""
+    """The part of a story that the rule governs; see ``Story``."""
 
     premise: tuple[str, ...]
     right: str
-    wrong: str
+    every_wrong: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Sentences, the ending that follows and one that breaks the rule.
+    """Sentences, the ending that follows and those that break the rule.
 
     Attributes:
         rule: Which rule governs it.
         context: Its sentences but the last.
         right: The last sentence.
-        wrong: What would break the rule.
+        every_wrong: What would break the rule: the endings of all its other cases, first the one
+            that was drawn.
     """
 
     rule: str
     context: tuple[str, ...]
     right: str
-    wrong: str
+    every_wrong: tuple[str, ...]
+
+    @property
+    def wrong(self) -> str:
+        """The ending that was drawn to break the rule."""
+        return self.every_wrong[0]
 
     @property
     def text(self) -> str:
@@ -92,7 +98,7 @@ def _state(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"{cast.first} is {state}.",),
         STATES[state].format(p=cast.first),
-        STATES[other].format(p=cast.first),
+        tuple(STATES[one].format(p=cast.first) for one in _wrong(STATES, state, other)),
     )
 
 
@@ -102,7 +108,7 @@ def _weather(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"{cast.first} is out in the {now}.",),
         f"now {cast.first} is {WEATHER[now]}.",
-        f"now {cast.first} is {WEATHER[other]}.",
+        tuple(f"now {cast.first} is {WEATHER[one]}." for one in _wrong(WEATHER, now, other)),
     )
 
 
@@ -112,7 +118,7 @@ def _gift(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"{cast.first} has a {thing}.", f"{cast.first} gives the {thing} to {cast.second}."),
         f"now {cast.second} has the {thing}.",
-        f"now {cast.first} has the {thing}.",
+        (f"now {cast.first} has the {thing}.",),
     )
 
 
@@ -123,7 +129,7 @@ def _loss(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"{cast.first} lost a {thing} at the {place}.",),
         f"{cast.second} finds it at the {place}.",
-        f"{cast.second} finds it at the {other}.",
+        tuple(f"{cast.second} finds it at the {one}." for one in _wrong(PLACES, place, other)),
     )
 
 
@@ -133,7 +139,7 @@ def _habit(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"{cast.first} goes to the {place}.",),
         f"there {cast.first} {HABITS[place]}.",
-        f"there {cast.first} {HABITS[other]}.",
+        tuple(f"there {cast.first} {HABITS[one]}." for one in _wrong(HABITS, place, other)),
     )
 
 
@@ -143,7 +149,7 @@ def _diet(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"a {animal} comes to {cast.first}.", "it wants to eat."),
         f"{cast.first} gives it some {DIETS[animal]}.",
-        f"{cast.first} gives it some {DIETS[other]}.",
+        tuple(f"{cast.first} gives it some {DIETS[one]}." for one in _wrong(DIETS, animal, other)),
     )
 
 
@@ -153,8 +159,13 @@ def _hour(cast: Cast, draws: Draws) -> Plot:
     return Plot(
         (f"it is {hour}.",),
         f"{cast.first} sees the {HOURS[hour]}.",
-        f"{cast.first} sees the {HOURS[other]}.",
+        (f"{cast.first} sees the {HOURS[other]}.",),
     )
+
+
+def _wrong(cases: Iterable[str], right: str, drawn: str) -> tuple[str, ...]:
+    """All cases but the right one, first the one that was drawn."""
+    return (drawn, *(one for one in cases if one not in {right, drawn}))
 
 
 RULES: dict[str, Callable[[Cast, Draws], Plot]] = {
@@ -174,7 +185,7 @@ def tell(cast: Cast, draws: Draws) -> Story:
     plot = RULES[rule](cast, draws)
     opening = _opening(cast, draws)
     aside = (_aside(draws),) if draws.below(2) else ()
-    return Story(rule, (*opening, *aside, *plot.premise), plot.right, plot.wrong)
+    return Story(rule, (*opening, *aside, *plot.premise), plot.right, plot.every_wrong)
 
 
 def draw_cast(draws: Draws) -> Cast:
