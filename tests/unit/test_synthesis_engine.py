@@ -1,6 +1,7 @@
 """The engine's parts: products, pages, choices, loops and limits."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
 from interloom.config.text_to_token import TextToTokenConfig
 from interloom.core.errors import DataError
@@ -23,6 +25,7 @@ from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.pages import PAGE, Pages
 from interloom.text_to_token.pieces import read_spoken
 from interloom.text_to_token.products import Weight
+from interloom.text_to_token.replaying import Recorder, Recording, Replays
 from interloom.vocabulary.layout import VocabularyLayout
 
 ROWS = [toy_speech.token_row(index, num_words=2 + index % 7) for index in range(40)]
@@ -37,8 +40,82 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def engine(model: TextToTokenModel, num_slots: int) -> TorchEngine:
-    return TorchEngine(model, num_slots=num_slots, speech_offset=LAYOUT.speech_offset)
+def engine(
+    model: TextToTokenModel, num_slots: int, recorder: Recorder | None = None
+) -> TorchEngine:
+    return TorchEngine(
+        model, num_slots=num_slots, speech_offset=LAYOUT.speech_offset, recorder=recorder
+    )
+
+
+class Rerun:
+    """A recorder for any device: to play is to compute again, from the same places to the same."""
+
+    def __init__(self) -> None:
+        self.num_recordings = 0
+
+    def __call__(self, compute: Callable[[], Tensor]) -> Recording:
+        self.num_recordings += 1
+        output = compute().clone()
+        return Recording(lambda: output.copy_(compute()), output)
+
+
+def many_jobs() -> list[Job]:
+    """Spans of one to five pages, greedy and sampled."""
+    rng = np.random.default_rng(3)
+    limits = [7, 150, 30, 60, 90, 12, 40, 140, 20, 5, 70, 33]
+    return [
+        Job(
+            PROMPTER.prompt([1 + n, 2, 3], "speaker-0"),
+            limit,
+            rng.random(limit + 1),
+            Sampling(float(n % 2), 1.0),
+        )
+        for n, limit in enumerate(limits)
+    ]
+
+
+def unending_model() -> TextToTokenModel:
+    model = make_model(PROMPTER, CONFIG, seed=0)
+    with torch.no_grad():
+        model.head.weight[-1] = 0
+    return model
+
+
+def test_recorded_steps_give_the_same_codes_from_few_recordings() -> None:
+    model, rerun = unending_model(), Rerun()
+
+    plain = engine(model, num_slots=4).decode(many_jobs())
+    played = engine(model, num_slots=4, recorder=rerun).decode(many_jobs())
+
+    assert [one.codes.tolist() for one in played] == [one.codes.tolist() for one in plain]
+    assert sum(len(one.codes) for one in plain) > 300
+    assert 3 <= rerun.num_recordings <= 12  # of 1, 2 and 4 pages a slot, and 0 to 4 further ones
+
+
+def test_a_recording_is_made_once_for_each_set_of_shapes() -> None:
+    rerun = Rerun()
+    replays = Replays(lambda given: given[0] + given[1].sum(), rerun, torch.device("cpu"))
+    one, two = torch.tensor([1.0, 2.0]), torch.tensor([3.0])
+
+    first = replays([one, two]).tolist()
+    again = replays([two.expand(2), two]).tolist()
+    other = replays([two, two]).tolist()
+
+    assert (first, again, other) == ([4.0, 5.0], [6.0, 6.0], [6.0])
+    assert (replays.num_recordings, rerun.num_recordings) == (2, 2)
+    assert (one.tolist(), two.tolist()) == ([1.0, 2.0], [3.0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_give_the_codes_of_the_steps_that_they_recorded() -> None:
+    model = unending_model().cuda()
+
+    graphs = engine(model, num_slots=4).decode(many_jobs())
+    steps = engine(model, num_slots=4, recorder=Rerun()).decode(many_jobs())
+
+    assert [one.codes.tolist() for one in graphs] == [one.codes.tolist() for one in steps]
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 48), (7, 48), (32, 128), (65, 96)])

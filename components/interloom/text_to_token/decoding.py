@@ -17,6 +17,7 @@ from interloom.text_to_token.choosing import choose
 from interloom.text_to_token.jobs import Decoded, Job
 from interloom.text_to_token.looping import LoopWatch
 from interloom.text_to_token.model import TextToTokenModel
+from interloom.text_to_token.replaying import Recorder
 from interloom.text_to_token.stepping import PREFILL_ROWS, Prefilled, Stepper
 
 _PROMPT_STEP = 8  # prompts are padded to a multiple of it
@@ -25,8 +26,16 @@ _PROMPT_STEP = 8  # prompts are padded to a multiple of it
 class TorchEngine:
     """Slots over a model, on its device."""
 
-    def __init__(self, model: TextToTokenModel, *, num_slots: int, speech_offset: int) -> None:
-        self._model = model.eval()
+    def __init__(
+        self,
+        model: TextToTokenModel,
+        *,
+        num_slots: int,
+        speech_offset: int,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """``recorder``, if there is one, records the steps, on whatever device."""
+        self._model, self._recorder = model.eval(), recorder
         self._num_slots = num_slots
         self._speech_offset = speech_offset
         self._stepper: Stepper | None = None
@@ -53,7 +62,10 @@ class TorchEngine:
         if self._stepper is None or num_positions > self._num_positions:
             self._stepper = None  # frees the smaller cache first
             self._stepper = Stepper(
-                self._model, num_slots=self._num_slots, num_positions=num_positions
+                self._model,
+                num_slots=self._num_slots,
+                num_positions=num_positions,
+                recorder=self._recorder,
             )
             self._num_positions = num_positions
         return self._stepper

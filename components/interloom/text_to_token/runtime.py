@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.core.artifacts import ArtifactRef
@@ -237,7 +238,8 @@ def _unit(text: str) -> float:
 def _engine(
     model: TextToTokenModel, prompter: Prompter, config: SynthesisConfig
 ) -> SynthesisEngine:
-    """The engine that the configuration names."""
+    """Slots over the model: on a GPU, where this process may use one."""
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     offset = prompter.ids.speech_offset
     return TorchEngine(model, num_slots=config.num_slots, speech_offset=offset)
 

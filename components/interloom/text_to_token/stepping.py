@@ -14,8 +14,10 @@ Shapes: S = slots, R = rows of a prefill, L = its positions, D = width, H = quer
 value heads, G = H / N, E = width of a head, P = pages in use, K = codes, X = positions or slots.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch.nn import functional
 from interloom.text_to_token.model import Block, ModelShape, TextToTokenModel
 from interloom.text_to_token.pages import PAGE, Pages
 from interloom.text_to_token.products import Weight
+from interloom.text_to_token.replaying import CudaRecorder, Recorder, Replays
 
 PREFILL_ROWS = 8
 
@@ -95,28 +98,39 @@ def _pairs(shape: ModelShape) -> Tensor:
     return torch.cat([turned, torch.arange(len(turned), sum(shape.qkv_sizes))])
 
 
-@dataclass(frozen=True, slots=True)
-class _Reach:
-    """What attention looks at in one step.
+class _Given(NamedTuple):
+    """All that a step reads, besides weights and cache. F = further pages of the longest slot.
 
     Attributes:
+        ids_S: What is read.
+        places_S: Its rotary positions.
+        written: Rows of the cache that are written, keys and values of each slot, (S * 2 * N,).
         owner_P: Slot of each page.
         bias_P1C: 0 for what a slot has read and minus infinity beyond, (P * N, 1, PAGE).
-        written: Rows of the cache that are written, keys and values of each slot, (S * 2 * N,).
-        further: For each page after the first, that of every slot: (S,) for the largest score,
-            where a slot that has none has its first; and (S,) for the sum, where it has P.
+        further_F2S: For each page after the first, that of every slot: for the largest score, where
+            a slot that has none has its first; and for the sum, where it has P.
     """
 
+    ids_S: Tensor
+    places_S: Tensor
+    written: Tensor
     owner_P: Tensor
     bias_P1C: Tensor
-    written: Tensor
-    further: list[tuple[Tensor, Tensor]]
+    further_F2S: Tensor
 
 
 class Stepper:
     """All slots of one model, each with room for ``num_positions``."""
 
-    def __init__(self, model: TextToTokenModel, *, num_slots: int, num_positions: int) -> None:
+    def __init__(
+        self,
+        model: TextToTokenModel,
+        *,
+        num_slots: int,
+        num_positions: int,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """On a GPU, steps are played from CUDA graphs if no other ``recorder`` is given."""
         self.shape = shape = model.shape
         self.device = model.device
         self._embedding = model.embedding.weight
@@ -132,6 +146,9 @@ class Stepper:
         self._cache = torch.zeros(
             (shape.num_layers, 2, *size), device=self.device, dtype=self._embedding.dtype
         )
+        if recorder is None and self.device.type == "cuda":
+            recorder = CudaRecorder()
+        self._replays = recorder and Replays(self._compute, recorder, self.device)
 
     @property
     def num_codes(self) -> int:
@@ -142,7 +159,7 @@ class Stepper:
     def prefill(self, ids_RL: Ints, places_RL: Places, last_R: Ints) -> Prefilled:
         """Read prompts side by side; ``last_R`` says where each ends, padding follows."""
         rows, length = ids_RL.shape
-        turn = self._turn(places_RL.ravel())
+        turn = self._turn(self._on_device(places_RL.ravel()))
         x_XD = functional.embedding(self._on_device(ids_RL.ravel()), self._embedding)
         kept = []
         for layer in self._layers:
@@ -181,48 +198,62 @@ class Stepper:
             places_S: Its rotary positions.
             at_S: Its place in the cache, one after that of the step before.
         """
-        turn, reach = self._turn(places_S), self._reach(at_S)
-        x_SD = functional.embedding(self._on_device(ids_S), self._embedding)
+        given = self._given(ids_S, places_S, at_S)
+        if self._replays is not None:
+            return self._replays(given)
+        return self._compute([one.to(self.device) for one in given])
+
+    def _compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """A step from a ``_Given``: only tensors, so that it can be recorded."""
+        given = _Given(*inputs)
+        turn = self._turn(given.places_S)
+        further = [one.unbind() for one in given.further_F2S.unbind()]
+        x_SD = functional.embedding(given.ids_S, self._embedding)
         size = self.shape.qkv_sizes[0]
         for index, layer in enumerate(self._layers):
             qkv = self._query_key_value(layer, x_SD, turn)
             new = qkv[:, size:].reshape(-1, self.shape.head_width)
-            self._cache[index].view(-1, self.shape.head_width).index_copy_(0, reach.written, new)
-            x_SD = self._rest(layer, x_SD, self._attend(index, qkv[:, :size], reach))
+            self._cache[index].view(-1, self.shape.head_width).index_copy_(0, given.written, new)
+            x_SD = self._rest(layer, x_SD, self._attend(index, qkv[:, :size], given, further))
         return self._logits(x_SD)
 
     def _on_device(self, array: NDArray[np.generic]) -> Tensor:
         """The same numbers as a tensor."""
         return torch.from_numpy(array).to(self.device)
 
-    def _turn(self, places_X: Places) -> Tensor:
+    def _turn(self, places_X: Tensor) -> Tensor:
         """Rotary positions as complex numbers, (X, 1, E / 2)."""
-        angle = self._on_device(places_X)[:, None, None] * self._inverse_wavelengths
+        angle = places_X[:, None, None] * self._inverse_wavelengths
         return torch.polar(torch.ones_like(angle), angle)
 
-    def _reach(self, at_S: Ints) -> _Reach:
+    def _given(self, ids_S: Ints, places_S: Places, at_S: Ints) -> _Given:
         """Pages for what is written now, and what each slot sees."""
         pages, heads = self._pages, self.shape.num_kv_heads
         rank = at_S // PAGE
         for slot in np.flatnonzero(pages.table[rank, self._slots] < 0).tolist():
             pages.reach(slot, int(at_S[slot]))
-        used = pages.num_used
+        used, further = pages.num_used, int(rank.max())
+        if self._replays is not None:  # few shapes; pages that nobody has change no sum
+            used = _doubled(len(at_S), used, self._num_pages)
+            further = _doubled(1, further, len(pages.table) - 1) if further else 0
         owner = pages.owner[:used]
         beyond = pages.start[:used, None] + np.arange(PAGE) > at_S[owner, None]
         bias = np.where(beyond, np.float32(-np.inf), np.float32(0)).repeat(heads, axis=0)
         first = pages.table[rank, self._slots][:, None, None] * heads
         part = np.array([0, self._num_pages * heads])[:, None]
         rows = (first + part + np.arange(heads)).reshape(len(at_S), -1) * PAGE
-        further = [
-            (np.where(one < 0, self._slots, one), np.where(one < 0, used, one))
-            for one in pages.table[1 : int(rank.max()) + 1]
-        ]
-        return _Reach(
-            owner_P=self._on_device(owner),
-            bias_P1C=self._on_device(bias[:, None]).to(self._cache.dtype),
-            written=self._on_device((rows + (at_S % PAGE)[:, None]).ravel()),
-            further=[(self._on_device(one), self._on_device(two)) for one, two in further],
+        table = pages.table[1 : further + 1]
+        reached = np.stack([np.where(table < 0, none, table) for none in (self._slots, used)], 1)
+        arrays = (
+            ids_S,
+            places_S,
+            (rows + (at_S % PAGE)[:, None]).ravel(),
+            owner,
+            bias[:, None],
+            reached,
         )
+        given = _Given(*map(torch.from_numpy, arrays))
+        return given._replace(bias_P1C=given.bias_P1C.to(self._cache.dtype))
 
     def _query_key_value(self, layer: _Layer, x_XD: Tensor, turn: Tensor) -> Tensor:
         """Queries, keys and values, the first two turned to their places."""
@@ -236,25 +267,27 @@ class Stepper:
         torch.view_as_complex(torch.unflatten(both, 2, (-1, 2))).mul_(turn)
         return qkv
 
-    def _attend(self, index: int, query: Tensor, reach: _Reach) -> Tensor:
+    def _attend(
+        self, index: int, query: Tensor, given: _Given, further: Sequence[Sequence[Tensor]]
+    ) -> Tensor:
         """What every slot sees, (S, H * E)."""
-        shape, used = self.shape, len(reach.owner_P)
+        shape, used = self.shape, len(given.owner_P)
         width, groups = shape.head_width, shape.num_heads // shape.num_kv_heads
         keys, values = (one[:used].view(-1, PAGE, width) for one in self._cache[index])
-        asked = query.index_select(0, reach.owner_P).view(-1, groups, width)
-        scores = torch.baddbmm(reach.bias_P1C, asked, keys.transpose(1, 2), alpha=width**-0.5)
+        asked = query.index_select(0, given.owner_P).view(-1, groups, width)
+        scores = torch.baddbmm(given.bias_P1C, asked, keys.transpose(1, 2), alpha=width**-0.5)
         tops = scores.amax(-1).view(used, -1)
         top = tops[: len(query)].clone()
-        for page, _ in reach.further:
+        for page, _ in further:
             torch.maximum(top, tops.index_select(0, page), out=top)
-        shares = scores.sub_(top.index_select(0, reach.owner_P).view(-1, groups, 1)).exp_()
+        shares = scores.sub_(top.index_select(0, given.owner_P).view(-1, groups, 1)).exp_()
         mixed = shares.new_empty(used + 1, shape.num_heads * width)  # the last row is of no page
         weights = shares.new_empty(used + 1, shape.num_heads)
         torch.bmm(shares, values, out=mixed[:used].view(-1, groups, width))
         torch.sum(shares, -1, out=weights[:used].view(-1, groups))
         mixed[used], weights[used] = 0, 0
         seen, weight = mixed[: len(query)], weights[: len(query)]
-        for _, page in reach.further:
+        for _, page in further:
             seen.add_(mixed.index_select(0, page))
             weight.add_(weights.index_select(0, page))
         return seen.view(len(query), -1, width).div_(weight[:, :, None]).view(query.shape)
@@ -272,3 +305,10 @@ class Stepper:
         shape = self.shape
         normal = functional.rms_norm(x_XD, (shape.width,), self._norm, shape.norm_epsilon)
         return self._head.times(normal)
+
+
+def _doubled(first: int, least: int, most: int) -> int:
+    """``first``, doubled until it is at least ``least``; at most ``most``."""
+    while first < least:
+        first *= 2
+    return min(first, most)
