@@ -121,7 +121,7 @@ def pretraining_steps(recipe: Recipe, only: str | None = None) -> tuple[Step, ..
     Raises:
         KeyError: There is no stage ``only``.
     """
-    steps = {step.stage: step for step in (*_data_steps(recipe), *_model_steps())}
+    steps = {step.stage: step for step in (*_data_steps(recipe), *_model_steps(recipe))}
     if only is None:
         return tuple(steps.values())
     steps |= {step.stage: step for step in ASIDE}
@@ -191,8 +191,9 @@ def _data_steps(recipe: Recipe) -> list[Step]:
     ]
 
 
-def _model_steps() -> list[Step]:
+def _model_steps(recipe: Recipe) -> list[Step]:
     """From the packed rows on."""
+    heard = ("tokenize_speech",) if recipe.sft.copies.utterances else ()
     return [
         Step("pretrain", PretrainRequest, "pretrain", "train the language model", ("mix",)),
         Step(
@@ -200,7 +201,7 @@ def _model_steps() -> list[Step]:
             SftRequest,
             "sft",
             "make the chatbot out of it",
-            ("pretrain", "build_dialogues"),
+            ("pretrain", "build_dialogues", *heard),
         ),
         Step(
             "evaluate",

@@ -44,6 +44,8 @@ EVALUATION = EvaluationConfig(
     max_utterances=3,
     max_decoded=2,
     max_texts=3,
+    max_transcribed=3,
+    max_transcript_text=12,
     num_resamples=50,
     answer=ANSWERS,
     task_speech=UNJUDGED,
@@ -135,6 +137,28 @@ def test_fine_tuning_learns_and_stores_a_chat_model(store: MemoryStore, tuned: S
     assert {"train/loss/source/text", "train/loss/source/speech_only"} <= {
         one.name for one in tuned.metrics
     }
+
+
+def test_utterances_are_learnt_to_be_written_down_if_they_are_named(
+    store: MemoryStore, chain: TinyChain, spoken: BuildDialoguesResult, tmp_path: Path
+) -> None:
+    none = CopyConfig(text=0, speech=0, speech_only=0, utterances=2)
+    config = SFT.model_copy(update={"copies": none})
+    request = SftRequest(
+        model=chain.model, spoken_dialogues=spoken.spoken_dialogues, config=config, seed=4
+    )
+
+    def tune(asked: SftRequest) -> SftResult:
+        return sft(asked, store=store, work=Workspace(tmp_path), engine=PlainEngine)
+
+    with pytest.raises(ConfigError, match=r"sft\.copies\.utterances asks for utterances"):
+        tune(request)
+    made = tune(request.model_copy(update={"tokens": chain.tokens}))
+    result = _evaluate(store, chain, made.chat_model, tmp_path)
+
+    assert made.num_examples == 8  # half of the eight utterances, twice
+    assert "train/loss/source/utterances" in {one.name for one in made.metrics}
+    assert result.metric("transcription/wer/n") == result.metric("transcription/ended/n") == 3
 
 
 def test_codes_of_another_tokenizer_are_refused(

@@ -161,5 +161,5 @@ def test_whatever_the_grammar_lets_through_has_speech_and_can_be_read(
 
 
 def test_copies_that_teach_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="speech_only and transcribe must be above 0"):
+    with pytest.raises(ValueError, match="speech_only, transcribe, utterances must be above 0"):
         CopyConfig(text=0, speech=0, speech_only=0)

@@ -55,6 +55,8 @@ class CopyConfig(Frozen):
         speech_only: Answers without text, loss on their speech.
         transcribe: Each spoken question with its text, loss on the text: a small model learns to
             listen by it.
+        utterances: Each utterance of the speech corpus with its transcript, loss on the text. On
+            its own it makes a recogniser of the model: the fine-tuning of the papers' ASR.
         typed_user_share: Part of the copies whose users type instead of speaking.
     """
 
@@ -63,14 +65,14 @@ class CopyConfig(Frozen):
     both: NonNegativeInt = 0
     speech_only: NonNegativeInt = 2
     transcribe: NonNegativeInt = 0
+    utterances: NonNegativeInt = 0
     typed_user_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
-        if not self.text + self.speech + self.both + self.speech_only + self.transcribe:
-            raise ValueError(
-                "one of text, speech, both, speech_only and transcribe must be above 0"
-            )
+        counts = self.model_dump(exclude={"typed_user_share"})
+        if not any(counts.values()):
+            raise ValueError(f"one of {', '.join(counts)} must be above 0")
         return self
 
 

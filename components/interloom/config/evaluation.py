@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from interloom.config.base import Frozen
 from interloom.config.dialogue import AnswerConfig
@@ -22,6 +22,9 @@ class EvaluationConfig(Frozen):
         max_decoded: Held-out utterances that go through decoder and tokenizer again.
         max_texts: Held-out transcripts for the text-to-token round trip.
         max_cloze_per_group: Story-cloze items of each group.
+        max_transcribed: Held-out utterances that the fine-tuned model writes down; for one that
+            was fine-tuned on ``sft.copies.utterances``.
+        max_transcript_text: Longest of these, in text tokens: what has not ended by then is cut.
         max_questions: Spoken questions for the base model.
         max_chats: Questions put to the chatbot.
         task_speech: How contexts, endings and questions are spoken. They are read back: what is not
@@ -39,6 +42,8 @@ class EvaluationConfig(Frozen):
     max_decoded: PositiveInt = 24
     max_texts: PositiveInt = 64
     max_cloze_per_group: PositiveInt = 64
+    max_transcribed: NonNegativeInt = 0
+    max_transcript_text: PositiveInt = 96
     max_questions: PositiveInt = 64
     max_chats: PositiveInt = 48
     task_speech: SynthesisConfig = SynthesisConfig(

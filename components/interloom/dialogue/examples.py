@@ -1,6 +1,6 @@
 """Spoken dialogues as packed training rows: every copy, so many times as it is asked for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from interloom.core.errors import DataError
 from interloom.dialogue.template import Copy, Exchange, Said, chat_example
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
-from interloom.mixture.sources import transcription
+from interloom.mixture.sources import transcribe_examples, transcription
 from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import Marker, VocabularyLayout
 
@@ -40,13 +40,16 @@ def chat_rows(
     text: TextTokenizer,
     layout: VocabularyLayout,
     seed: int,
+    utterances: Iterable[Mapping[str, Any]] = (),
 ) -> ChatRows:
-    """All copies of all dialogues, packed whole.
+    """All copies of all dialogues and utterances, packed whole.
 
     Raises:
         DataError: No example fits into a row.
     """
     examples = list(chat_examples(dialogues, config, text=text, layout=layout, seed=seed))
+    written = [("utterances", one) for one in transcribe_examples(utterances, layout, text)]
+    examples += written * config.copies.utterances
     fitting = [one for one in examples if len(one[1].ids_T) <= config.row_length]
     if not fitting:
         raise DataError(

@@ -29,6 +29,7 @@ from interloom.evaluation.round_trips import (
     measure_tokenizer,
 )
 from interloom.evaluation.spoken import Codes, speak_texts
+from interloom.evaluation.transcribing import measure_transcription
 from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling
 from interloom.ports.progress import Progress
@@ -54,6 +55,7 @@ class TaskSets:
     recordings: tuple[Recording, ...]
     cloze: tuple[ChosenSet, ...]
     endings: ChosenSet | None
+    transcribed: ChosenSet
     questions: ChosenSet
     chats: ChosenSet
 
@@ -67,8 +69,8 @@ class TaskSets:
 class Chain:
     """The models that are measured.
 
-    ``task_speaker`` is the text-to-token model with a judge; the chatbot answers once with text
-    beside its speech, once without.
+    ``task_speaker`` is the text-to-token model with a judge; ``tuned`` is what the chatbot is made
+    of, which answers once with text beside its speech, once without.
     """
 
     text: TextTokenizer
@@ -77,6 +79,7 @@ class Chain:
     text_to_token: TextToToken
     task_speaker: TextToToken
     base: LanguageModel
+    tuned: LanguageModel
     chatbot: Chatbot
     wordless_chatbot: Chatbot
 
@@ -114,6 +117,7 @@ def task_sets(
         endings=choose("endings", endings, config.max_cloze_per_group, seed=seed)
         if endings
         else None,
+        transcribed=choose("transcribed", heldout, config.max_transcribed, seed=seed),
         questions=choose("questions", questions, config.max_questions, seed=seed),
         chats=choose("chats", questions, config.max_chats, seed=seed),
     )
@@ -154,6 +158,8 @@ def evaluate_chain(
     reader = Reader(chain.base, chain.base.layout, chain.text, spoken)
     parts += [measure_cloze(group, reader, judging) for group in sets.every_cloze]
     progress.update(3, 6, "story cloze scored")
+    if sets.transcribed.items:
+        parts.append(measure_transcription(sets.transcribed, chain.tuned, chain.text, judging))
     parts.append(measure_questions(sets.questions, _oral(chain, spoken), judging))
     progress.update(4, 6, "base model asked")
     talked = interview(

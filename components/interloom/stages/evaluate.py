@@ -117,6 +117,7 @@ def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
             judge=tokenizer.read,
         ),
         base=load_language_model(store, request.model),
+        tuned=chat,
         chatbot=Chatbot(chat, text, tokenizer, decoder, answer),
         wordless_chatbot=Chatbot(chat, text, tokenizer, decoder, wordless),
     )

@@ -1,10 +1,10 @@
 """Stage: a pre-trained language model becomes a spoken chatbot."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interloom.config.dialogue import SftConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
-from interloom.core.errors import DataError
+from interloom.core.errors import ConfigError, DataError
 from interloom.ports.catalog import Metric
 from interloom.ports.engine import EngineBuilder
 from interloom.ports.store import ArtifactStore
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 class SftRequest(StageRequest):
-    """All that the chatbot depends on."""
+    """All that the chatbot depends on; ``tokens`` if it writes down utterances, too."""
 
     model: ArtifactRef
     spoken_dialogues: ArtifactRef
+    tokens: ArtifactRef | None = None
     config: SftConfig = SftConfig()
     seed: int = 0
     version: Literal[1] = 1
@@ -42,7 +43,8 @@ def sft(
     """Train the base model on every copy of the spoken dialogues for training.
 
     Raises:
-        DataError: The dialogues were spoken with the codes of another tokenizer, or none fits.
+        ConfigError: Utterances are asked for, and the request names none.
+        DataError: What is spoken has the codes of another tokenizer, or none fits.
     """
     from interloom.language_model.runtime import load_language_model
     from interloom.language_model.task import LanguageModelTask
@@ -74,18 +76,19 @@ def sft(
 
 
 def _chat_rows(request: SftRequest, store: ArtifactStore, layout: "VocabularyLayout") -> "ChatRows":
-    """The dialogues for training as packed rows of the model's own vocabulary."""
+    """What there is for training as packed rows of the model's own vocabulary."""
     from interloom.corpora.tables import read_table
     from interloom.dialogue.examples import chat_rows
     from interloom.dialogue.tables import SPOKEN_TABLE
     from interloom.text.bpe import load_text_tokenizer
 
-    spoken_by = store.manifest(request.spoken_dialogues).facts.get("tokenizer")
-    if spoken_by != layout.tokenizer:
-        raise DataError(
-            f"{request.spoken_dialogues} holds codes of tokenizer {str(spoken_by)[:12]}, "
-            f"{request.model} knows those of {layout.tokenizer[:12]}; build the dialogues anew"
-        )
+    for ref in (request.spoken_dialogues, request.tokens):
+        spoken_by = layout.tokenizer if ref is None else store.manifest(ref).facts.get("tokenizer")
+        if spoken_by != layout.tokenizer:
+            raise DataError(
+                f"{ref} holds codes of tokenizer {str(spoken_by)[:12]}, {request.model} knows "
+                f"those of {layout.tokenizer[:12]}; make them anew"
+            )
     text_ref = ArtifactRef(ArtifactKind.TEXT_TOKENIZER, layout.text_tokenizer)
     return chat_rows(
         read_table(store, request.spoken_dialogues, SPOKEN_TABLE, split="train"),
@@ -93,7 +96,24 @@ def _chat_rows(request: SftRequest, store: ArtifactStore, layout: "VocabularyLay
         text=load_text_tokenizer(store, text_ref),
         layout=layout,
         seed=request.seed,
+        utterances=_utterances(request, store),
     )
+
+
+def _utterances(request: SftRequest, store: ArtifactStore) -> "list[dict[str, Any]]":
+    """The transcribed utterances for training, if they are asked for."""
+    from interloom.corpora.tables import read_table
+
+    if not request.config.copies.utterances:
+        return []
+    if request.tokens is None:
+        raise ConfigError(
+            "sft.copies.utterances asks for utterances, but the request names no tokens; name the "
+            "speech tokens of the corpus"
+        )
+    columns = ("id", "text", "codes", "licence")
+    rows = read_table(store, request.tokens, "tokens", split="train", columns=columns)
+    return [row for row in rows if row["text"]]
 
 
 def _metrics(config: SftConfig, data: "ChatRows", trained: "Trained") -> tuple[Metric, ...]:
