@@ -400,13 +400,14 @@ class Disturber:
     def _disturb(self, worker: "subprocess.Popen[bytes]") -> bool:
         """One kill: of the next kind that there is something of, if there is."""
         pods = {
-            "flow pod": "app.kubernetes.io/name=interloom-flow-run",
+            "flow pod": "interloom.dev/role=flow-run",
             "training pod": "interloom.dev/stage=pretrain",
             "data pod": f"interloom.dev/stage in ({', '.join(SHARDED)})",
         }
         self._left = self._left or [str(kind) for kind in self.random.permutation(KINDS)]
         for what in self._left:
             if what not in pods or self._kill_one(pods[what]):
+                sys.stdout.write(f"{time.strftime('%X')} {what}\n")
                 self._disturb_server(what, worker)
                 self.done.append(what)
                 self._left.remove(what)

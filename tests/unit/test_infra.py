@@ -190,6 +190,16 @@ def test_strict_validation_finds_a_misspelt_field_of_a_custom_resource(infra: Pa
         _check(queue)
 
 
+def test_the_pod_of_a_flow_run_has_no_label_that_prefect_replaces() -> None:
+    template = json.loads((ROOT / "infra/base/job-template.json").read_text())
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]
+
+    labels = pod["metadata"]["labels"]
+
+    assert labels["interloom.dev/role"] == "flow-run"
+    assert all(label.startswith("interloom.dev/") for label in labels)
+
+
 def test_the_job_of_a_flow_run_is_valid_for_each_pool() -> None:
     template = json.loads((ROOT / "infra/base/job-template.json").read_text())
 

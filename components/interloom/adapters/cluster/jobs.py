@@ -124,6 +124,7 @@ class JobWorkloads:
             quotas = self.api.items(QUOTAS)
         except MayNotError:
             return  # then the job's events tell
+        ranks = f" with {job.num_ranks} ranks" if job.num_ranks > 1 else ""
         wanted = _demand(self.profile.pool(job.stage).resources_of(job.num_ranks), job.num_ranks)
         for quota in quotas:
             status = quota.get("status", {})
@@ -132,7 +133,7 @@ class JobWorkloads:
                 left = _number(hard) - _number(used)
                 if wanted.get(name, Fraction(0)) > left:
                     raise ConfigError(
-                        f"stage {job.stage!r} with {job.num_ranks} ranks needs {name} = "
+                        f"stage {job.stage!r}{ranks} needs {name} = "
                         f"{float(wanted[name]):g}, but quota {quota['metadata']['name']!r} leaves "
                         f"{float(max(left, Fraction(0))):g} of {hard} in namespace "
                         f"{self.profile.namespace!r}; wait, raise the quota, or use fewer ranks"
