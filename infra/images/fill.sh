@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fills a folder with the root of an image, by the scripts that the Dockerfile runs, where no image
-# builder is at hand: fill.sh base|flows|train|dashboard FOLDER
+# builder is at hand: fill.sh base|flows|train|vllm|dashboard FOLDER
 # As root, with debootstrap. An existing FOLDER is filled further: copy base to begin the others.
 # BUILD_MOUNTS: files and folders of this machine that pip needs, such as a package index; they are
 # mounted read-only at their own paths. MIRROR: where Debian's packages come from.

@@ -401,7 +401,7 @@ def test_images_are_pinned_and_none_is_an_abandoned_s3_server(resources: list[Re
 def test_every_stage_goes_into_an_image_that_has_what_it_needs() -> None:
     script = (ROOT / "infra/images/stage.sh").read_text()
     extras = dict(re.findall(r"^(\w+)\) extras=(\S+) ;;$", script, re.MULTILINE))
-    assert set(extras) == {"flows", "train", "dashboard"}
+    assert set(extras) == {"flows", "train", "vllm", "dashboard"}
     for path in (ROOT / "infra").rglob("cluster-profile.json"):
         profile = load_cluster_profile(path)
         for stage in STAGES:

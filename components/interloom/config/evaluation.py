@@ -28,7 +28,8 @@ class EvaluationConfig(Frozen):
         max_questions: Spoken questions for the base model.
         max_chats: Questions put to the chatbot.
         task_speech: How contexts, endings and questions are spoken. They are read back: what is not
-            understood asks something else. An item without speech is left out, and counted.
+            understood asks something else. An item without speech is left out, and counted: a few
+            words out of context need many attempts.
         cloze_score: The score that counts; all three are reported.
         confidence: Of every interval.
         num_resamples: Of the bootstrap for error rates.
@@ -47,7 +48,7 @@ class EvaluationConfig(Frozen):
     max_questions: PositiveInt = 64
     max_chats: PositiveInt = 48
     task_speech: SynthesisConfig = SynthesisConfig(
-        judged_share=1.0, max_error_rate=0.2, max_attempts=4
+        judged_share=1.0, max_error_rate=0.2, max_attempts=16
     )
     cloze_score: ClozeScore = "mean_ending"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

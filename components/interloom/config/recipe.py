@@ -56,6 +56,22 @@ class Recipe(Frozen):
     evaluate: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _vllm_has_a_base(self) -> Self:
+        speaking = {
+            "interleave.synthesis": self.interleave.synthesis,
+            "dialogues.user": self.dialogues.user,
+            "dialogues.assistant": self.dialogues.assistant,
+            "evaluate.task_speech": self.evaluate.task_speech,
+        }
+        for key, synthesis in speaking.items():
+            if synthesis.engine == "vllm" and self.text_to_token.base is None:
+                raise ValueError(
+                    f"{key}.engine = 'vllm' needs a model that begins from a text_to_token.base; "
+                    f"name one, or set {key}.engine=torch"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _the_sections_agree(self) -> Self:
         longest = self.pretrain.model.max_length
         for key, length in (

@@ -20,6 +20,7 @@ from interloom.config.training import TrainConfig
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+EngineKind = Literal["torch", "vllm"]
 Size = Literal["custom", "1m", "5m", "30m", "100m", "300m", "1.5b"]
 
 
@@ -145,6 +146,7 @@ class SynthesisConfig(Frozen):
     """How spans of text are spoken, and which results are refused.
 
     Attributes:
+        engine: What decodes: ``torch``, or ``vllm`` for a model that begins from a ``base``.
         num_slots: Spans decoded side by side; part of the numeric class.
         temperature: Of the first attempt; 0 is greedy.
         top_p: Nucleus of sampled attempts.
@@ -162,6 +164,7 @@ class SynthesisConfig(Frozen):
         voice: Speaker to speak as; None draws one for each span from its id.
     """
 
+    engine: EngineKind = "torch"
     num_slots: PositiveInt = 64
     temperature: NonNegativeFloat = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9

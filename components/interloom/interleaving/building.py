@@ -28,11 +28,12 @@ from interloom.quality.interleaved import AlignmentCheck, Target
 from interloom.quality.shards import Natural
 from interloom.text.bpe import load_text_tokenizer
 from interloom.text.words import find_words
+from interloom.text_to_token.jobs import engine_name
 from interloom.vocabulary.layout import VocabularyLayout
 
 _SAMPLE_RATE_HZ = 16_000
 _NATURAL_UTTERANCES = 4096  # whose pace is measured
-_ENGINE, _PRECISION = "paged slots, torch", "fp32"
+_PRECISION = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ class Workshop:
             tokenizer=sources.tokenizer.id,
             seed=self._seed,
             precision=_PRECISION,
-            engine="recorded" if self.is_recorded else _ENGINE,
+            engine="recorded" if self.is_recorded else engine_name(self._config.synthesis.engine),
         )
 
     def _corpus(self) -> Corpus:

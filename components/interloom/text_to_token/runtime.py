@@ -5,13 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import numpy as np
 import torch
 
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.core.artifacts import ArtifactRef
-from interloom.core.errors import DataError
+from interloom.core.errors import ConfigError, DataError
 from interloom.ports.progress import NoProgress, Progress
 from interloom.ports.store import ArtifactStore
 from interloom.text_to_token.decoding import TorchEngine
@@ -23,7 +24,14 @@ from interloom.text_to_token.guards import (
     refuse_text,
     word_error_rates,
 )
-from interloom.text_to_token.jobs import Decoded, Job, LoopRule, Sampling, SynthesisEngine
+from interloom.text_to_token.jobs import (
+    Decoded,
+    Job,
+    LoopRule,
+    Sampling,
+    SynthesisEngine,
+    engine_name,
+)
 from interloom.text_to_token.ledger import Ledger
 from interloom.text_to_token.model import TextToTokenModel
 from interloom.text_to_token.prompt import Prompter
@@ -108,11 +116,6 @@ class TextToToken:
         return cls(
             _engine(model, prompter, config), prompter, config=config, seed=seed, judge=judge
         )
-
-    @property
-    def engine(self) -> str:
-        """Names the engine, for the provenance of what it made."""
-        return self._engine.name
 
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         """One result a span, in order; a span that cannot be spoken is refused with its reason."""
@@ -238,10 +241,30 @@ def _unit(text: str) -> float:
 def _engine(
     model: TextToTokenModel, prompter: Prompter, config: SynthesisConfig
 ) -> SynthesisEngine:
-    """Slots over the model: on a GPU, where this process may use one."""
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    offset = prompter.ids.speech_offset
-    return TorchEngine(model, num_slots=config.num_slots, speech_offset=offset)
+    """The one that the configuration names; on a GPU, where this process may use one.
+
+    Raises:
+        ConfigError: vLLM is asked for, and the model's positions are places in time.
+        MissingError: vLLM is asked for, and not installed.
+    """
+    engine_name(config.engine)  # which refuses what is not here
+    slots, offset = config.num_slots, prompter.ids.speech_offset
+    match config.engine:
+        case "torch":
+            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+            return TorchEngine(model, num_slots=slots, speech_offset=offset)
+        case "vllm":
+            from interloom.text_to_token.vllm_engine import VllmEngine
+
+            if prompter.frames_per_byte is not None:
+                raise ConfigError(
+                    "engine is 'vllm', which counts positions as a language model of text does, "
+                    "but this model's are places in time; train one that begins from a "
+                    "text_to_token.base, or set engine to 'torch'"
+                )
+            return VllmEngine(model, num_slots=slots, speech_offset=offset)
+        case _:
+            assert_never(config.engine)
 
 
 def load_text_to_token(
