@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
 
+from interloom.evaluation.learning import LearningPoint, learning_curve
 from interloom.evaluation.numbers import Number, fold_intervals
 from interloom.ports.catalog import Catalog, RunRecord, RunState
 
 _SEARCHED = 500
+_CURVES = ("train/loss/speech", "train/loss/text")
 _TABLE_1 = ("tokenizer/wer", "tokenizer/cer", "tokenizer/unseen_voices/wer")  # P1, by frame rate
 
 
@@ -22,11 +24,13 @@ class Arm:
         run_id: Which.
         changed: Its values of the keys in which the runs differ.
         numbers: Each result that has a value, by name.
+        curves: The loss on speech and on text over what its training took, by name.
     """
 
     run_id: str
     changed: Mapping[str, str]
     numbers: Mapping[str, Number]
+    curves: Mapping[str, tuple[LearningPoint, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -89,6 +93,7 @@ def view(catalog: Catalog, recipe: str) -> ComparisonView:
             run.run_id,
             {key: values[run.run_id].get(key, "") for key in keys},
             _numbers(catalog, run.run_id),
+            _curves(catalog, run.run_id),
         )
         for run in newest.values()
     ]
@@ -99,6 +104,10 @@ def draw(shown: ComparisonView, names: Sequence[str]) -> None:
     """Put a table and a chart of the chosen results on the page."""
     st.dataframe(list(table(shown, names)), hide_index=True)
     st.vega_lite_chart(list(points(shown, names)), chart(), width="stretch")
+    if learnt := list(lines(shown)):
+        st.subheader("Loss over operations, and over tokens")
+        for taken in ("operations", "tokens"):
+            st.vega_lite_chart(learnt, line_chart(taken), width="stretch")
 
 
 def table(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, object]]:
@@ -126,6 +135,34 @@ def points(shown: ComparisonView, names: Sequence[str]) -> Iterator[dict[str, ob
                     "low": number.low,
                     "high": number.high,
                 }
+
+
+def lines(shown: ComparisonView) -> Iterator[dict[str, object]]:
+    """One row a run, curve and point, for the charts."""
+    for arm in shown.arms:
+        for name, curve in arm.curves.items():
+            for one in curve:
+                yield {
+                    "run": arm.label,
+                    "curve": name,
+                    "operations": one.flops,
+                    "tokens": one.tokens,
+                    "loss": one.value,
+                }
+
+
+def line_chart(taken: str) -> dict[str, Any]:
+    """The loss of each run over what it had taken, in Vega-Lite."""
+    logarithmic = {"type": "quantitative", "scale": {"type": "log"}}
+    return {
+        "mark": "line",
+        "encoding": {
+            "x": {"field": taken, **logarithmic},
+            "y": {"field": "loss", "type": "quantitative", "scale": {"zero": False}},
+            "color": {"field": "run", "type": "nominal"},
+            "strokeDash": {"field": "curve", "type": "nominal"},
+        },
+    }
 
 
 def chart() -> dict[str, Any]:
@@ -164,6 +201,13 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, path)
         else:
             yield path, json.dumps(value)
+
+
+def _curves(catalog: Catalog, run_id: str) -> dict[str, tuple[LearningPoint, ...]]:
+    """How the language model of a run learnt."""
+    trained = [one for one in catalog.runs(parent_run_id=run_id) if one.job == "pretrain"]
+    points = [metric for one in trained for metric in catalog.metrics(one.run_id)]
+    return {name: curve for name in _CURVES if (curve := learning_curve(points, name))}
 
 
 def _numbers(catalog: Catalog, run_id: str) -> dict[str, Number]:

@@ -1,5 +1,6 @@
 """A plot of points with intervals as SVG: no library, the same bytes for the same numbers."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -48,6 +49,44 @@ class _Frame:
         return _TOP + height * (self.high - value) / (self.high - self.low)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points of one curve, (x, y); x is above 0."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+def svg_lines(lines: Sequence[Line], *, title: str) -> str:
+    """Draw curves over an axis of logarithms."""
+    across = [math.log10(x) for line in lines for x, _ in line.points]
+    values = [y for line in lines for _, y in line.points]
+    first, last = min(across, default=0.0), max(across, default=1.0)
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.05 * (high - low) or 0.5
+    frame = _Frame(low - margin, high + margin, _TICKS + 1)
+    span = (last - first) or 1.0
+    ticks = [f"{10 ** (first + span * tick / _TICKS):.2g}" for tick in range(_TICKS + 1)]
+    drawn = [*_head(), *_axes(frame, ticks), f'<text x="{_LEFT}" y="14">{escape(title)}</text>']
+    for number, line in enumerate(lines):
+        colour = _COLOURS[number % len(_COLOURS)]
+        places = [
+            f"{frame.x(_TICKS * (math.log10(x) - first) / span):.1f},{frame.y(y):.1f}"
+            for x, y in line.points
+        ]
+        dashes = ' stroke-dasharray="5 3"' if number >= len(_COLOURS) else ""
+        path = f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour}"{dashes}/>'
+        drawn += [path, *_legend(line.name, colour, number)]
+    return "\n".join([*drawn, "</svg>"]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    """The sheet."""
+    size = f'width="{_WIDTH}" height="{_HEIGHT}"'
+    yield f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
+    yield '<rect width="100%" height="100%" fill="white"/>'
+
+
 def svg_plot(series: Sequence[Series], labels: Sequence[str]) -> str:
     """Draw the series over places that are named by ``labels``."""
     values = [
@@ -60,12 +99,7 @@ def svg_plot(series: Sequence[Series], labels: Sequence[str]) -> str:
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.05 * (high - low) or 0.5
     frame = _Frame(low - margin, high + margin, len(labels))
-    size = f'width="{_WIDTH}" height="{_HEIGHT}"'
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        *_axes(frame, labels),
-    ]
+    lines = [*_head(), *_axes(frame, labels)]
     for number, one in enumerate(series):
         shift = (number - (len(series) - 1) / 2) * 0.6 / max(1, len(series))
         lines += _series(frame, one, _COLOURS[number % len(_COLOURS)], shift)

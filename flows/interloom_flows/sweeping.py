@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -22,10 +22,11 @@ from interloom.bootstrap import Services
 from interloom.config.overrides import parse_assignment
 from interloom.config.settings import same_environment
 from interloom.core.errors import ConfigError
+from interloom.evaluation.learning import LearningPoint, learning_curve, value_at
 from interloom.evaluation.numbers import Number, fold_intervals
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.planning import Plan, named_corpora, resolve
-from interloom_flows.plotting import Series, SeriesPoint, svg_plot
+from interloom_flows.plotting import Line, Series, SeriesPoint, svg_lines, svg_plot
 from interloom_flows.prefect_home import prefect_api
 from interloom_flows.sweeps import Sweep
 
@@ -56,6 +57,7 @@ class ArmResult:
         overrides: What it changed.
         wall_s: How long it took now; None if everything was there.
         numbers: The results of all its stages, by name; empty if it failed.
+        curves: Of its training, those that the sweep asks for, by name.
         error: The last line of its log, if it failed.
         name: What it is called; empty names it by its changes.
     """
@@ -65,6 +67,7 @@ class ArmResult:
     numbers: tuple[Number, ...]
     error: str | None = None
     name: str = ""
+    curves: Mapping[str, tuple[LearningPoint, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -126,17 +129,44 @@ def run_sweep(
 
     with nullcontext() if is_complete else server, ThreadPoolExecutor(options.num_jobs) as pool:
         try:
-            return tuple(pool.map(run, range(len(sweep.arms))))
+            return with_equal_data(list(pool.map(run, range(len(sweep.arms)))))
         except BaseException:
             pool.shutdown(cancel_futures=True, wait=False)
             running.end()
             raise
 
 
+def with_equal_data(results: Sequence[ArmResult]) -> tuple[ArmResult, ...]:
+    """Each with its curves where it had read what the first arm read in all, as numbers."""
+    first = results[0].curves
+
+    def number(name: str, curve: tuple[LearningPoint, ...]) -> Number | None:
+        value = value_at(curve, first[name][-1].tokens) if first.get(name) else None
+        return None if value is None else Number(equal_data_name(name), value)
+
+    return tuple(
+        replace(
+            result,
+            numbers=(
+                *result.numbers,
+                *(one for item in result.curves.items() if (one := number(*item)) is not None),
+            ),
+        )
+        for result in results
+    )
+
+
+def equal_data_name(curve: str) -> str:
+    """What a curve is called where all arms have read the same."""
+    return f"equal_data/{curve.removeprefix('train/')}"
+
+
 def save_comparison(
     results: Sequence[ArmResult], names: Sequence[str], columns: Sequence[str], folder: Path
 ) -> Path:
     """Write ``results.json``, ``table.md`` and ``plot.svg``; gives the plot's path.
+
+    Curves are drawn over operations, each into ``CURVE.svg``.
 
     Args:
         results: The arms.
@@ -146,11 +176,21 @@ def save_comparison(
     """
     body = [asdict(result) for result in results]
     (folder / "results.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
-    table = "\n".join(_table(results, (*names, *columns)))
+    curves = tuple(dict.fromkeys(name for result in results for name in result.curves))
+    equal = tuple(map(equal_data_name, curves))
+    table = "\n".join(_table(results, (*names, *equal, *columns)))
     (folder / "table.md").write_text(f"{table}\n", encoding="utf-8")
     series = tuple(
         Series(name, tuple(points)) for name in names if (points := list(_points(results, name)))
     )
+    for name in curves:
+        lines = [
+            Line(result.label, tuple((one.flops, one.value) for one in result.curves[name]))
+            for result in results
+            if result.curves.get(name)
+        ]
+        drawn = svg_lines(lines, title=f"{name} over operations")
+        (folder / f"{name.replace('/', '-')}.svg").write_text(drawn, encoding="utf-8")
     path = folder / "plot.svg"
     path.write_text(svg_plot(series, [result.label for result in results]), encoding="utf-8")
     return path
@@ -243,7 +283,7 @@ def _run_arm(
     plan = _resolve(services, parameters)
     if not plan.to_run:
         say(f"{name}: reused")
-        return replace(named, numbers=_numbers(services, plan))
+        return _measured(services, plan, sweep, named)
     say(f"{name}: {len(plan.to_run)} of {len(plan.steps)} stages to run")
     started_s = time.monotonic()
     log = options.folder / f"arm-{place + 1}.log"
@@ -256,8 +296,16 @@ def _run_arm(
         say(f"{name}: failed: {error}")
         return replace(named, wall_s=wall_s, error=error)
     say(f"{name}: done in {wall_s:.0f} s")
-    numbers = _numbers(services, _resolve(services, parameters))
-    return replace(named, wall_s=wall_s, numbers=numbers)
+    done = replace(named, wall_s=wall_s)
+    return _measured(services, _resolve(services, parameters), sweep, done)
+
+
+def _measured(services: Services, plan: Plan, sweep: Sweep, result: ArmResult) -> ArmResult:
+    """An arm with what its stages published."""
+    trained = plan.reused.get("pretrain")
+    points = services.catalog.metrics(trained.hit.run_id) if trained and sweep.curves else ()
+    curves = {name: curve for name in sweep.curves if (curve := learning_curve(points, name))}
+    return replace(result, numbers=_numbers(services, plan), curves=curves)
 
 
 def _command(

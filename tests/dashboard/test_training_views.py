@@ -30,7 +30,9 @@ POINTS = (
 )
 
 
-def _run(world, recipe: str, request: str, metrics: tuple[Metric, ...]) -> str:  # type: ignore[no-untyped-def]
+def _run(  # type: ignore[no-untyped-def]
+    world, recipe: str, request: str, metrics: tuple[Metric, ...], *, job: str = "evaluate"
+) -> str:
     """A complete pipeline of one stage that published a number."""
     pipeline, stage = new_run_id(), new_run_id()
     world.catalog.start_run(RunStart(pipeline, "pipeline", recipe, request_json=request))
@@ -38,7 +40,7 @@ def _run(world, recipe: str, request: str, metrics: tuple[Metric, ...]) -> str: 
         with draft.shard("name.txt") as shard:
             shard.path.write_text(pipeline)
         made = draft.commit()
-    world.catalog.start_run(RunStart(stage, "evaluate", recipe, pipeline, made.id))
+    world.catalog.start_run(RunStart(stage, job, recipe, pipeline, made.id))
     lease = world.catalog.acquire(made.id, "test", ttl_s=60)
     publication = Publication(
         stage, "{}", {}, {"evaluation": made}, (world.store.manifest(made),), metrics
@@ -123,6 +125,32 @@ def test_runs_of_a_recipe_are_compared_by_what_they_changed(world) -> None:  # t
     ]
     points = list(comparison.points(shown, shown.names))
     assert [point["high"] for point in points] == [pytest.approx(0.55), pytest.approx(0.95)]
+
+
+def test_what_runs_learnt_is_drawn_over_what_they_took(world) -> None:  # type: ignore[no-untyped-def]
+    for steps, losses in ((20, (5.0, 4.0)), (30, (5.0, 3.5))):
+        request = f'{{"pretrain": {{"num_steps": {steps}}}}}'
+        at = (steps // 2, steps)
+        points = [Metric("train/loss/speech", *pair) for pair in zip(losses, at, strict=True)]
+        points += [
+            Metric(f"train/{unit}", 50.0, step) for unit in ("tokens", "flops") for step in at
+        ]
+        points += [
+            Metric("language_model/tokens_seen", 100.0 * steps),
+            Metric("language_model/flops", 1000.0 * steps),
+        ]
+        _run(world, "patches", request, tuple(points), job="pretrain")
+
+    shown = comparison.view(world.catalog, "patches")
+
+    drawn = [(row["operations"], row["tokens"], row["loss"]) for row in comparison.lines(shown)]
+    assert drawn == [
+        (10_000.0, 1000.0, 5.0),
+        (20_000.0, 2000.0, 4.0),
+        (15_000.0, 1500.0, 5.0),
+        (30_000.0, 3000.0, 3.5),
+    ]
+    assert comparison.line_chart("tokens")["encoding"]["x"]["field"] == "tokens"
 
 
 def test_frame_rates_are_compared_by_what_is_lost_in_codes(world) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from interloom.core.errors import ConfigError, MissingError
+from interloom.evaluation.learning import LearningPoint, learning_curve, value_at
 from interloom.evaluation.numbers import Number
+from interloom.ports.catalog import Metric
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
 from interloom_flows.recipes import load_recipe
 from interloom_flows.sweeping import (
@@ -20,8 +22,10 @@ from interloom_flows.sweeping import (
     grid_arms,
     is_apart,
     label_of,
+    number_of,
     save_comparison,
     shown_names,
+    with_equal_data,
 )
 from interloom_flows.sweeps import Sweep, load_sweep, sweep_names
 
@@ -124,6 +128,52 @@ def test_the_table_has_a_line_an_arm_with_intervals_where_there_are_some(tmp_pat
         "| budget.share=0.9 |  | 0.25 |",
     ]
     assert (tmp_path / "plot.svg").read_text().count("50 Hz") == 1
+
+
+def _trained(name: str, steps: int, losses: list[float]) -> ArmResult:
+    """Logged every ten steps; a step takes 100 tokens and 1,000 operations."""
+    logged = range(10, steps + 1, 10)
+    points = [
+        Metric("train/loss/speech", loss, at) for at, loss in zip(logged, losses, strict=True)
+    ]
+    points += [Metric(f"train/{unit}", 50.0, at) for unit in ("tokens", "flops") for at in logged]
+    points += [
+        Metric("language_model/tokens_seen", 100.0 * steps),
+        Metric("language_model/flops", 1000.0 * steps),
+    ]
+    curve = learning_curve(points, "train/loss/speech")
+    return ArmResult((name,), None, (), name=name, curves={"train/loss/speech": curve})
+
+
+def test_arms_are_compared_where_they_have_read_what_the_first_one_read() -> None:
+    arms = (
+        _trained("plain", 20, [5.0, 4.0]),
+        _trained("static", 30, [5.0, 3.5, 3.0]),
+        _trained("large", 10, [4.5]),
+    )
+
+    plain, static, large = with_equal_data(arms)
+
+    assert arms[1].curves["train/loss/speech"][1] == LearningPoint(2000.0, 20_000.0, 3.5)
+    assert number_of(plain, "equal_data/loss/speech") == Number("equal_data/loss/speech", 4.0)
+    assert number_of(static, "equal_data/loss/speech") == Number("equal_data/loss/speech", 3.5)
+    assert number_of(large, "equal_data/loss/speech") is None
+
+
+def test_a_curve_without_what_it_took_is_none() -> None:
+    assert learning_curve([Metric("train/loss", 1.0, 5)], "train/loss") == ()
+    assert value_at((), 5.0) is None
+
+
+def test_each_curve_is_drawn_over_operations_and_stands_in_the_table(tmp_path: Path) -> None:
+    arms = with_equal_data([_trained("plain", 20, [5.0, 4.0]), _trained("static", 20, [5.0, 3.0])])
+
+    save_comparison(arms, (), (), tmp_path)
+
+    root = ET.fromstring((tmp_path / "train-loss-speech.svg").read_text())  # noqa: S314 - our own
+    lines = [e for e in root.iter() if e.tag.endswith("polyline")]
+    assert [len(str(line.get("points")).split()) for line in lines] == [2, 2]
+    assert (tmp_path / "table.md").read_text().splitlines()[-1] == "| static | 3 |"
 
 
 def test_every_arm_needs_a_label_or_none_has_one() -> None:

@@ -66,7 +66,9 @@ def sweep(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one value in every arm."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one value in every arm, also what it varies."
+        ),
     ] = None,
     only: Annotated[
         str | None, typer.Option("--only", metavar="STAGE", help="Stop each arm at this stage.")
@@ -139,7 +141,7 @@ def _sweep(name: str, grid: Sequence[str], overrides: Sequence[str]) -> "Sweep":
     from interloom_flows.sweeps import Sweep, load_sweep
 
     held = Sweep(recipe=name, arms=grid_arms(grid)) if grid else load_sweep(name)
-    arms = tuple((*overrides, *arm) for arm in held.arms)
+    arms = tuple((*arm, *overrides) for arm in held.arms)
     return held.model_copy(update={"arms": arms})
 
 

@@ -22,6 +22,8 @@ class Sweep(Frozen):
         arms: For each run the values that it changes, ``key=value`` as ``--set`` takes them.
         numbers: What the table and the plot show: names of results, or what they begin with.
         columns: Results that the table alone shows, beside those.
+        curves: Of the language model's training: the table has them where each arm had read what
+            the first one read in all, and each is plotted over operations.
         labels: What the arms are called, in their order; none names them by what they change.
         only: The stage at which each arm stops; it may be one that runs only when asked for.
     """
@@ -31,6 +33,7 @@ class Sweep(Frozen):
     arms: tuple[tuple[str, ...], ...] = Field(min_length=1)
     numbers: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     only: str | None = None
 
