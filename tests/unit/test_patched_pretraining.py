@@ -14,6 +14,8 @@ from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.language_model.runtime import load_language_model
+from interloom.mixture.packing import num_units
+from interloom.mixture.rows import load_rows
 from interloom.ports.engine import EngineBuilder, TrainEngine
 from interloom.ports.workspace import Workspace
 from interloom.stages.pretrain import PretrainRequest, PretrainResult, pretrain
@@ -75,6 +77,35 @@ def test_the_model_is_stored_with_its_patches_and_scores_above_noise(tmp_path: P
     assert model.patches == PATCHES
     assert model.layout == LAYOUT
     assert good.mean() > bad.mean() + 0.5
+
+
+def test_what_was_seen_is_counted_in_tokens_and_in_patches_without_padding(tmp_path: Path) -> None:
+    store = MemoryStore()
+    rows = store_counting_rows(store, tmp_path)
+    held = load_rows(store, rows)
+    config = PretrainConfig(
+        model=LanguageModelConfig(
+            hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, ffn_size=16
+        ),
+        patches=PATCHES,
+        rows_per_batch=1,
+        train=TrainConfig(
+            num_steps=held.num_rows, learning_rate=0.01, warmup_steps=1, log_every_steps=7
+        ),
+    )
+
+    result = pretrain(
+        PretrainRequest(rows=rows, config=config),
+        store=store,
+        work=Workspace(tmp_path),
+        engine=PlainEngine,
+    )
+
+    every = [held.tokens(row) for row in range(held.num_rows)]
+    patches = [num_units(LAYOUT.is_speech(row), PATCHES.size) for row in every]
+    assert held.num_rows % 7  # the last point is of fewer steps than the others
+    assert result.metric("language_model/tokens_seen") == pytest.approx(sum(map(len, every)))
+    assert result.metric("language_model/positions_seen") == pytest.approx(sum(patches))
 
 
 def test_deepspeed_gives_the_losses_of_plain_torch(tmp_path: Path) -> None:
