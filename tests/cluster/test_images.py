@@ -16,11 +16,10 @@ from interloom.adapters.cluster.opening import open_cluster_launcher
 from interloom.config.environment import environment
 from interloom.ports.launcher import StageJob
 from interloom.ports.progress import NoProgress
-from interloom.testing.local_cluster import IMAGE, Site, kubectl
+from interloom.testing.local_cluster import Site, in_image_root, kubectl
 from interloom.testing.probe import PROGRAM, ProbeRequest, ProbeResult
 
 PYTHON = "/opt/interloom/bin/python"
-PARTS = ("usr", "opt")
 Json = dict[str, Any]
 HAS = {
     "flows": "prefect, prefect_kubernetes, great_expectations, torch, espeakng_loader, psycopg",
@@ -45,20 +44,15 @@ def roots() -> Path:
 
 def pod_of(root: Path, site: Site, command: list[str]) -> Json:
     """A pod that has an image's root, as the cluster profile's pods are allowed to use it."""
-    mounts = [{"name": part, "mountPath": f"/{part}", "readOnly": True} for part in PARTS]
-    volumes: list[Json] = [{"name": part, "hostPath": {"path": str(root / part)}} for part in PARTS]
     site.folder.joinpath("scratch").mkdir(mode=0o777, exist_ok=True)
     site.folder.joinpath("scratch").chmod(0o777)
     env = {
         "HOME": "/tmp",  # noqa: S108 - of the pod
-        "PATH": "/opt/interloom/bin:/usr/bin:/bin",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "INTERLOOM_HOME": f"{site.folder}/scratch",
         "INTERLOOM_STORE_ROOT": f"{site.folder}/scratch/store",
     }
     container = {
         "name": "stage",
-        "image": IMAGE,
         "command": command,
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "securityContext": {
@@ -67,22 +61,22 @@ def pod_of(root: Path, site: Site, command: list[str]) -> Json:
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            *mounts,
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
             {"name": "site", "mountPath": str(site.folder)},
         ],
     }
-    volumes += [
+    volumes = [
         {"name": "tmp", "emptyDir": {}},
         {"name": "site", "hostPath": {"path": str(site.folder)}},
     ]
-    spec = {
+    spec: Json = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001},
         "containers": [container],
         "volumes": volumes,
     }
+    in_image_root(spec, root)
     return {"spec": spec}
 
 

@@ -27,6 +27,13 @@ _CODE = ":".join(str(ROOT / part) for part in ("components", "flows", "dashboard
 
 Json = dict[str, Any]
 
+_IMAGE_ENV = (  # of infra/images/Dockerfile
+    {"name": "PATH", "value": "/opt/interloom/bin:/usr/bin:/bin"},
+    {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+    {"name": "PYTHONUNBUFFERED", "value": "1"},
+    {"name": "DO_NOT_TRACK", "value": "1"},
+)
+
 
 def kubectl(*words: str, body: str | None = None, check: bool = True) -> str:
     """What kubectl prints."""
@@ -118,6 +125,18 @@ def pod_template(folder: Path, env: Mapping[str, str]) -> Json:
             "volumes": volumes,
         }
     }
+
+
+def in_image_root(spec: Json, root: Path) -> None:
+    """Let the container of a pod run in an image's root that ``infra/images/fill.sh`` filled."""
+    container = spec["containers"][0]
+    container["image"] = IMAGE
+    container["env"] = [*_IMAGE_ENV, *container.get("env", ())]
+    parts = ("usr", "opt")
+    mounts = [{"name": part, "mountPath": f"/{part}", "readOnly": True} for part in parts]
+    container["volumeMounts"] = [*container.get("volumeMounts", ()), *mounts]
+    volumes = [{"name": part, "hostPath": {"path": str(root / part)}} for part in parts]
+    spec["volumes"] = [*spec.get("volumes", ()), *volumes]
 
 
 def flow_job_template(site: Site, profile: Path, env: Mapping[str, str]) -> Json:
