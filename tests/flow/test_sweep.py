@@ -17,6 +17,7 @@ from interloom.evaluation.numbers import Number
 from interloom.ports.catalog import Metric
 from interloom_flows.plotting import Series, SeriesPoint, svg_plot
 from interloom_flows.recipes import load_recipe
+from interloom_flows.seeds import over_seeds
 from interloom_flows.sweeping import (
     ArmResult,
     grid_arms,
@@ -158,6 +159,25 @@ def test_arms_are_compared_where_they_have_read_what_the_first_one_read() -> Non
     assert number_of(plain, "equal_data/loss/speech") == Number("equal_data/loss/speech", 4.0)
     assert number_of(static, "equal_data/loss/speech") == Number("equal_data/loss/speech", 3.5)
     assert number_of(large, "equal_data/loss/speech") is None
+
+
+def test_arms_that_differ_in_a_seed_are_shown_as_their_mean_over_trainings() -> None:
+    def arm(kind: str, seed: int, value: float, error: str | None = None) -> ArmResult:
+        changed = (f"pretrain.patches.kind={kind}", f"pretrain.seed_offset={seed}")
+        numbers = (Number("loss", value), Number("not_measured", None))
+        return ArmResult(changed, None, numbers, error, name=f"{kind} {seed}")
+
+    arms = [arm("off", 0, 2.0), arm("static", 0, 1.0), arm("off", 1, 4.0), arm("off", 2, 6.0)]
+    failed = [arm("mixed", 0, 1.0), arm("mixed", 1, 2.0, error="no memory")]
+
+    (mean,) = over_seeds([*arms, *failed])
+
+    assert mean.label == "off 0, mean of 3"
+    half = 4.303 * 2.0 / 3**0.5  # Student's t of 2 degrees of freedom, deviation 2
+    (loss,) = mean.numbers
+    assert loss.value == 4.0
+    assert loss.low == pytest.approx(4.0 - half, abs=1e-3)
+    assert loss.high == pytest.approx(4.0 + half, abs=1e-3)
 
 
 def test_a_curve_without_what_it_took_is_none() -> None:

@@ -1,4 +1,4 @@
-"""Numbers with intervals: Wilson for shares, the bootstrap for ratios of sums."""
+"""Numbers with intervals: Wilson for shares, the bootstrap for ratios, Student for means."""
 
 import math
 from collections.abc import Sequence
@@ -60,6 +60,16 @@ def wilson(num_successes: int, num_items: int, confidence: float) -> Estimate:
     low = centre - half if num_successes else 0.0
     high = centre + half if num_successes < num_items else 1.0
     return Estimate(share, low, high, num_items)
+
+
+def mean_of(values: Sequence[float], confidence: float) -> Estimate:
+    """The mean of two values or more with Student's interval (Student 1908)."""
+    from scipy.stats import t
+
+    number = len(values)
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(t.ppf(0.5 + confidence / 2, number - 1)) * deviation / math.sqrt(number)
+    return Estimate(mean, mean - half, mean + half, number)
 
 
 def bootstrap_ratio(

@@ -83,7 +83,9 @@ def sweep(
 
     What arms have in common is computed once. Stopped and started again, it goes on with the arms
     that are not complete: interloom sweep starter --grid interleave.spans.speech_ratio=0.2,0.3,0.4
+    Of arms that differ in a seed alone the mean is shown, too, with its interval over trainings.
     """
+    from interloom_flows.seeds import over_seeds
     from interloom_flows.sweeping import SweepOptions, run_sweep, save_comparison, shown_names
 
     chosen = _sweep(name, grid or (), set_ or ())
@@ -92,8 +94,9 @@ def sweep(
         results = run_sweep(services, chosen, SweepOptions(folder, only, jobs), screen.say)
     names = shown_names(results, show or chosen.numbers)
     columns = shown_names(results, chosen.columns) if chosen.columns else ()
-    _show_arms(results, (*names, *columns))
-    plot = save_comparison(results, names, columns, folder)
+    shown = (*results, *over_seeds(results))
+    _show_arms(shown, (*names, *columns))
+    plot = save_comparison(shown, names, columns, folder)
     screen.put(f"plot: {plot}, table: {plot.with_name('table.md')}")
     failed = [result for result in results if result.error is not None]
     if failed:
