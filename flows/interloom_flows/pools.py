@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import TerminationSignal
@@ -64,13 +65,17 @@ def limited(services: Services) -> Services:
 def is_moving(error: BaseException) -> bool:
     """Whether the flow run was told to end in order to go on elsewhere: a drained node.
 
-    Prefect ends a run that a person cancels in the same way, so its state is asked for.
+    Prefect ends a run that a person cancels in the same way, so its state is asked for. While the
+    server is away nobody can say; then jobs go on, and the sweeper ends what nobody takes over.
     """
     if not isinstance(error, TerminationSignal):
         return False
     run_id = flow_run.id
     if run_id is None:
         return False
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(run_id).state
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run_id).state
+    except (HTTPError, RuntimeError):
+        return True
     return state is None or not (state.is_cancelling() or state.is_cancelled())
