@@ -58,6 +58,12 @@ class CutRule:
         begin, end = map(self.layout.marker, (Marker.AUDIO_BEGIN, Marker.AUDIO_END))
         return cut(ids_T, self.room, begin=begin, end=end)
 
+    def num_tokens(self, ids_T: Ids) -> int:
+        """Of a document, as the plain layout counts them."""
+        if self.layout.units is None:
+            return len(ids_T)
+        return int(self.layout.num_plain(ids_T).sum())
+
     def weight(self, ids_T: Ids) -> int:
         """Of a piece."""
         if self.units is None:
@@ -149,7 +155,7 @@ class _Spool:
             self._leave_out(example, rule)
         if not spans:
             return False
-        self.lengths.append(int(rule.layout.num_plain(example.ids_T).sum()))
+        self.lengths.append(rule.num_tokens(example.ids_T))
         self.piece_lengths.extend(span.length for span in spans)
         parts = (example.ids_T[span.start : span.stop] for span in spans)
         self.weights.extend(map(rule.weight, parts))
