@@ -133,6 +133,21 @@ def test_a_shard_in_quarantine_is_readmitted_once_its_limits_let_it(tmp_path: Pa
     assert outcome.json("quarantine.json") == {"rows": {}, "shards": {}}
 
 
+def test_rows_in_quarantine_bring_their_licences_with_them(tmp_path: Path) -> None:
+    speaker = toy_speech.ToySpeaker(unspeakable="decade")
+
+    documents = [row | {"licence": f"L-{at}"} for at, row in enumerate(DOCUMENT_ROWS)]
+
+    limits = limited(max_refused=0.0, max_quarantined=1.0)
+    strict = run(speaker, tmp_path, limits, documents)
+
+    held = {row["licence"] for row in [*strict.rows, *strict.quarantine]}
+    assert strict.quarantine
+    assert set(strict.store.manifest(strict.ref).licences) == held
+    left = readmitted(strict, max_refused=0.0)
+    assert set(left.store.manifest(left.ref).licences) == held
+
+
 def test_rows_that_were_left_out_singly_come_back_when_the_check_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ class Readmitted:
         rows: Published now.
         readmitted: Of them, those that were in quarantine.
         left_out: Rows that stay there.
-        licences: Of the published rows.
+        licences: Of all rows, those in quarantine too: the artifact holds them.
         checks: Verdicts; set at the end.
     """
 
@@ -165,7 +165,7 @@ def _again(
     done.rows += passed.num_rows
     done.readmitted += passed.num_rows
     done.left_out += left.num_rows
-    done.licences |= set(passed["licence"].unique().to_pylist())
+    done.licences |= set(table["licence"].unique().to_pylist())
     reasons["rows"] |= {row: list(checks) for row, checks in broken.items()}
     if failed:
         reasons["shards"][kept.name] = failed

@@ -32,7 +32,7 @@ class Written:
     Attributes:
         tally: Of all documents.
         held: What the published rows hold.
-        licences: Of the published rows.
+        licences: Of all rows, those in quarantine too: the artifact holds them.
         left_out: Rows in quarantine, singly or with their shard.
         quarantined: Shards in quarantine.
         checks: Verdicts; set at the end.
@@ -117,7 +117,7 @@ def _add(written: Written, made: Made, judged: Judged) -> None:
     """Add one shard to the sums."""
     written.tally += made.tally
     written.held += judged.held
-    written.licences |= set(judged.kept["licence"].unique().to_pylist())
+    written.licences |= set(made.table["licence"].unique().to_pylist())
     written.left_out += judged.left_out.num_rows
     written.quarantined += judged.verdict == "quarantined"
 
