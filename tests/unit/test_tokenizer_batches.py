@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interloom.config.speech_tokenizer import AugmentConfig
+from interloom.config.speech_tokenizer import AugmentConfig, EncoderConfig, TokenizerConfig
 from interloom.core.errors import DataError
 from interloom.speech_tokenizer.batches import UNKNOWN, augment, collate, passages_of
 from interloom.speech_tokenizer.features import Features
-from interloom.speech_tokenizer.sampling import BatchPlan, Drawn, SourcePlan
+from interloom.speech_tokenizer.sampling import BatchPlan, Drawn, Runs, SourcePlan
 
 PER_TOKEN = 8
 QUIET = AugmentConfig(spliced=0.0, spliced_first=0)
@@ -37,9 +37,19 @@ def _features(codes: list[int], words: int = 2, num_supervised: int = 99) -> Fea
     )
 
 
-def _drawn(*rows: int) -> Drawn:
-    """A batch of some of three utterances."""
-    return Drawn(np.array(rows), np.arange(3))
+def _drawn(features: Features, *rows: int) -> Drawn:
+    """A batch of some utterances."""
+    return Drawn(np.array(rows), Runs(features, np.arange(len(features)), 0.0))
+
+
+def _plan(features: Features, pseudo_share: float | None, *, max_codes: int) -> SourcePlan:
+    """Batches of few codes."""
+    config = TokenizerConfig(
+        encoder=EncoderConfig(bucket_tokens=4),
+        batch_frames=PER_TOKEN * max_codes,
+        pseudo_share=pseudo_share,
+    )
+    return SourcePlan(features, config, seed=5)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 5))
@@ -97,7 +107,7 @@ def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
     features = _features([4, 4, 4])  # words are 16 frames long, labels 2 n and 2 n + 1
     config = AugmentConfig(spliced=1.0, spliced_words=1, spliced_frames=32)
 
-    passages = passages_of(features, _drawn(0, 1), config, seed=1, index=2)
+    passages = passages_of(features, _drawn(features, 0, 1), config, seed=1, index=2)
 
     assert len(passages) == 2
     for passage in passages:
@@ -110,7 +120,8 @@ def test_spliced_rows_are_runs_of_words_with_their_labels() -> None:
 
 
 def test_the_first_batches_are_all_spliced() -> None:
-    features, drawn = _features([4, 4, 4]), _drawn(0, 1)
+    features = _features([4, 4, 4])
+    drawn = _drawn(features, 0, 1)
     config = AugmentConfig(spliced=0.0, spliced_first=2, spliced_frames=16)
 
     lengths = [
@@ -129,8 +140,8 @@ def test_passages_are_played_at_other_speeds_with_their_labels(index: int, codes
     features = _features([codes, 3, 3])
     config = QUIET.model_copy(update={"sped": 1.0, "speed": 0.25})
 
-    (one,) = passages_of(features, _drawn(0), config, seed=1, index=index)
-    (again,) = passages_of(features, _drawn(0), config, seed=1, index=index)
+    (one,) = passages_of(features, _drawn(features, 0), config, seed=1, index=index)
+    (again,) = passages_of(features, _drawn(features, 0), config, seed=1, index=index)
 
     np.testing.assert_array_equal(one.mel_FM, again.mel_FM)
     frames = len(one.mel_FM)
@@ -148,7 +159,7 @@ def test_a_drawn_vocal_tract_moves_bins_and_leaves_the_pace() -> None:
     features = replace(plain, mel_FM=plain.mel_FM + tilted)
     config = QUIET.model_copy(update={"sped": 1.0, "speed": 0.0, "tract": 0.25})
 
-    (one,) = passages_of(features, _drawn(0), config, seed=1, index=0)
+    (one,) = passages_of(features, _drawn(features, 0), config, seed=1, index=0)
 
     whole = features.whole(0)
     assert one.mel_FM.shape == whole.mel_FM.shape
@@ -159,7 +170,7 @@ def test_a_drawn_vocal_tract_moves_bins_and_leaves_the_pace() -> None:
 def test_half_of_the_passages_are_left_as_they_are_if_half_are_asked_for() -> None:
     features = _features([20])
     config = QUIET.model_copy(update={"sped": 0.5})
-    drawn = Drawn(np.array([0]), np.array([0]))
+    drawn = _drawn(features, 0)
 
     kept = [
         len(passages_of(features, drawn, config, seed=3, index=index)[0].mel_FM) == 160
@@ -169,27 +180,55 @@ def test_half_of_the_passages_are_left_as_they_are_if_half_are_asked_for() -> No
     assert 20 <= sum(kept) <= 40
 
 
+def test_rare_words_begin_runs_as_often_as_the_balance_says() -> None:
+    features = _features([3] * 10, words=1)
+    said = np.array([0] * 9 + [1], np.int32)  # one word nine times, another once
+    features = replace(features, labels_L=said)
+    rng = np.random.Generator(np.random.Philox(1))
+
+    def share_of_rare(balance: float) -> float:
+        runs = Runs(features, np.arange(10), balance)
+        return sum(runs.draw(rng) == (9, 0) for _ in range(4000)) / 4000
+
+    assert share_of_rare(0.0) == pytest.approx(1 / 10, abs=0.02)
+    assert share_of_rare(0.5) == pytest.approx(1 / 4, abs=0.03)
+    assert share_of_rare(1.0) == pytest.approx(1 / 2, abs=0.03)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(0, 99))
+def test_runs_begin_at_words_of_their_utterances(words: list[int], seed: int) -> None:
+    features = _features([5] * len(words), words=2)
+    pool = np.arange(0, len(words), 2)
+    runs = Runs(features, pool, 0.5)
+    rng = np.random.Generator(np.random.Philox(seed))
+
+    drawn = {runs.draw(rng) for _ in range(20 * len(pool))}
+
+    assert {row for row, _ in drawn} <= set(pool.tolist())
+    assert {word for _, word in drawn} <= {0, 1}
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.25, 0.5, 0.75, 0.9]))
 @settings(deadline=None, max_examples=30)
 def test_batches_of_labels_by_machine_keep_their_share(
     written: int, labelled: int, share: float
 ) -> None:
     features = _features([3] * (written + labelled), num_supervised=written)
-    plan = SourcePlan(features, share, bucket=4, max_codes=8, seed=5)
+    plan = _plan(features, share, max_codes=8)
 
     drawn = [plan.batch(index) for index in range(40)]
 
     is_pseudo = [bool(features.is_pseudo_N[one.rows].all()) for one in drawn]
     for one, pseudo in zip(drawn, is_pseudo, strict=True):
         assert set(features.is_pseudo_N[one.rows]) == {pseudo}
-        assert (features.is_pseudo_N[one.pool_P] == pseudo).all()
+        assert (features.is_pseudo_N[one.runs.pool_P] == pseudo).all()
     for count in range(1, 41):
         assert abs(sum(is_pseudo[:count]) - count * share) <= 0.5
 
 
 def test_any_batch_can_be_asked_for_first() -> None:
     features = _features([3] * 12, num_supervised=5)
-    plans = [SourcePlan(features, 0.75, bucket=4, max_codes=8, seed=5) for _ in range(2)]
+    plans = [_plan(features, 0.75, max_codes=8) for _ in range(2)]
     in_order = [plans[0].batch(index).rows.tolist() for index in range(30)]
 
     assert plans[1].batch(29).rows.tolist() == in_order[29]
@@ -199,9 +238,9 @@ def test_any_batch_can_be_asked_for_first() -> None:
 def test_without_a_share_all_utterances_are_one_source() -> None:
     features = _features([3] * 12, num_supervised=5)
 
-    drawn = SourcePlan(features, None, bucket=4, max_codes=80, seed=5).batch(0)
+    drawn = _plan(features, None, max_codes=80).batch(0)
 
-    assert sorted(drawn.rows) == list(range(12)) == drawn.pool_P.tolist()
+    assert sorted(drawn.rows) == list(range(12)) == drawn.runs.pool_P.tolist()
 
 
 @pytest.mark.parametrize("num_supervised", [0, 4])
@@ -209,12 +248,12 @@ def test_a_share_needs_both_sorts_of_labels(num_supervised: int) -> None:
     features = _features([3] * 4, num_supervised=num_supervised)
 
     with pytest.raises(DataError, match=r"pseudo_share is 0\.75, but [04] of 4 utterances"):
-        SourcePlan(features, 0.75, bucket=4, max_codes=8, seed=5)
+        _plan(features, 0.75, max_codes=8)
 
 
 def test_augmentation_is_a_function_of_seed_and_index_and_spares_the_padding() -> None:
     features = _features([2, 4])
-    passages = passages_of(features, _drawn(0, 1), QUIET, seed=1, index=0)
+    passages = passages_of(features, _drawn(features, 0, 1), QUIET, seed=1, index=0)
 
     made = []
     for index in (7, 7, 8):

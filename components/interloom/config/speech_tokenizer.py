@@ -67,6 +67,11 @@ class EncoderConfig(Frozen):
         return SAMPLES_PER_STEM_FRAME * self.pool_kernel
 
     @property
+    def frames_per_token(self) -> int:
+        """Mel frames of a code: 8 at 12.5 Hz."""
+        return self.samples_per_token // SAMPLES_PER_MEL_FRAME
+
+    @property
     def max_tokens(self) -> int:
         """Codes of the longest piece: whole ones, 187 of 1500 frames at 6.25 Hz."""
         return self.max_frames // self.pool_kernel
@@ -164,6 +169,8 @@ class AugmentConfig(Frozen):
             which sound belongs to which word.
         spliced_frames: Mel frames that a passage may have.
         spliced_words: Longest run.
+        word_balance: How evenly the words at which such runs begin are drawn: 0 as often as they
+            were said, 1 all words equally often. The rare ones are misread first.
     """
 
     num_time_masks: NonNegativeInt = 1
@@ -182,6 +189,7 @@ class AugmentConfig(Frozen):
     spliced_first: NonNegativeInt = 300
     spliced_frames: PositiveInt = 128
     spliced_words: PositiveInt = 3
+    word_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Limit(Frozen):

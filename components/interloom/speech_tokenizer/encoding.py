@@ -52,7 +52,7 @@ class Found:
 
 def mel_of(waveform_S: Waveform, config: EncoderConfig, num_codes: int) -> Mel:
     """Log-mels of a piece, (F, M), F being that of so many codes: its floor follows the steps."""
-    per_code = config.samples_per_token // SAMPLES_PER_MEL_FRAME
+    per_code = config.frames_per_token
     step = config.step_frames * SAMPLES_PER_STEM_FRAME // SAMPLES_PER_MEL_FRAME
     frames = num_codes * per_code
     ears = _Ears(config.num_mel_bins)
@@ -70,7 +70,7 @@ def encode_together(encoder: Encoder, mels_N: Sequence[Mel]) -> list[Found]:
         mels_N: Of whole codes, as ``mel_of`` gives them.
     """
     config = encoder.config
-    per_code = config.samples_per_token // SAMPLES_PER_MEL_FRAME
+    per_code = config.frames_per_token
     order = sorted(range(len(mels_N)), key=lambda row: -len(mels_N[row]))
     lengths = np.array([len(mels_N[row]) // per_code for row in order], np.int64)
     carried = CarriedEncoder(encoder)
@@ -171,7 +171,7 @@ class StreamingEncoder:
     def _step(self, count: int) -> Codes:
         """The codes of one step, without those that were given before."""
         config = self._config
-        per_code = config.samples_per_token // SAMPLES_PER_MEL_FRAME
+        per_code = config.frames_per_token
         start, stop = self._num_codes, self._num_codes + count
         heard = self._ears.hear(self._audio_S, start * per_code, stop * per_code)
         padded = padded_length(count, config, first=start)
@@ -202,7 +202,7 @@ def _alone(encoder: Encoder, mel_FM: Mel, needed: int) -> Codes:
     """The first canonical codes of a piece: whole steps, until there are as many as needed."""
     config = encoder.config
     step = config.step_frames // config.pool_kernel
-    per_code = config.samples_per_token // SAMPLES_PER_MEL_FRAME
+    per_code = config.frames_per_token
     kept = mel_FM[: -(-needed // step) * step * per_code]
     return encode_together(encoder, [kept])[0].codes_C
 

@@ -132,7 +132,7 @@ def read_features(
             f"{corpus.encoder.max_tokens} codes; the tokenizer needs some"
         )
     codes = np.array(body["num_codes"], np.int64)
-    frames = codes * _frames_per_token(corpus.encoder)
+    frames = codes * corpus.encoder.frames_per_token
     return Features(
         np.memmap(data, np.float16, "r").reshape(-1, corpus.encoder.num_mel_bins),
         np.cumsum(frames) - frames,
@@ -144,7 +144,7 @@ def read_features(
         np.array(body["cut_frame"], np.int64),
         np.array(body["cut_label"], np.int64),
         np.array(body["first_cut"], np.int64),
-        corpus.encoder.max_tokens * _frames_per_token(corpus.encoder),
+        corpus.encoder.max_tokens * corpus.encoder.frames_per_token,
     )
 
 
@@ -222,8 +222,3 @@ def _transcribed(corpus: Corpus, store: ArtifactStore) -> Iterator[Mapping[str, 
     for row in read_table(store, corpus.speech, TABLE, split=corpus.split, columns=columns):
         if row["text"]:
             yield row
-
-
-def _frames_per_token(config: EncoderConfig) -> int:
-    """Mel frames of one code: 8 at 12.5 Hz."""
-    return config.samples_per_token // SAMPLES_PER_MEL_FRAME

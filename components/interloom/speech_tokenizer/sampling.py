@@ -1,10 +1,15 @@
-"""Which utterances are in batch ``index``: a pure function of the index. Shapes: N utterances."""
+"""Which utterances are in batch ``index``: a pure function of the index.
+
+Shapes: N utterances, P of one source.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interloom.config.speech_tokenizer import TokenizerConfig
+from interloom.core.balance import Balanced
 from interloom.core.errors import DataError
 from interloom.speech_tokenizer.features import Features
 
@@ -55,28 +60,51 @@ class BatchPlan:
         return order
 
 
+class Runs:
+    """Where runs of words may begin: at each word of some utterances, the rare ones more often."""
+
+    def __init__(self, features: Features, pool_P: NDArray[np.int64], balance: float) -> None:
+        self.pool_P = pool_P
+        words_P = [features.num_words(row) for row in pool_P.tolist()]
+        self._starts_P = np.cumsum([0, *words_P])
+        self._places = Balanced(
+            (
+                features.words(row, word, word + 1).labels_L.tobytes()
+                for row, num_words in zip(pool_P.tolist(), words_P, strict=True)
+                for word in range(num_words)
+            ),
+            balance,
+        )
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """An utterance and one of its words."""
+        place = self._places.draw(rng)
+        number = int(np.searchsorted(self._starts_P, place, side="right")) - 1
+        return int(self.pool_P[number]), place - int(self._starts_P[number])
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What a batch is made of.
 
     Attributes:
         rows: Its utterances.
-        pool_P: All utterances of their source, for passages that are spliced.
+        runs: Of all utterances of their source, for passages that are spliced.
     """
 
     rows: NDArray[np.int64]
-    pool_P: NDArray[np.int64]
+    runs: Runs
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A plan over some of the utterances."""
 
-    pool_P: NDArray[np.int64]
+    runs: Runs
     plan: BatchPlan
 
     def drawn(self, index: int) -> Drawn:
-        return Drawn(self.pool_P[self.plan.rows(index)], self.pool_P)
+        return Drawn(self.runs.pool_P[self.plan.rows(index)], self.runs)
 
 
 class SourcePlan:
@@ -86,43 +114,34 @@ class SourcePlan:
     after n batches, n times the share, rounded, were pseudo-labelled.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        pseudo_share: float | None,
-        *,
-        bucket: int,
-        max_codes: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, features: Features, config: TokenizerConfig, *, seed: int) -> None:
         """Plan the batches.
 
         Args:
             features: The utterances.
-            pseudo_share: Of pseudo-labelled batches; None makes one source of all.
-            bucket: As ``BatchPlan`` takes it.
-            max_codes: Likewise.
-            seed: Likewise.
+            config: Says how large batches are, and how much of them is pseudo-labelled.
+            seed: Of all draws.
 
         Raises:
             DataError: There is no utterance of a source that is asked for.
         """
+        bucket = config.encoder.bucket_tokens
+        max_codes = config.batch_frames // config.encoder.frames_per_token
 
         def source(is_in_N: NDArray[np.bool_]) -> _Source:
             pool_P = np.flatnonzero(is_in_N)
             codes_P = features.num_codes_N[pool_P]
-            return _Source(
-                pool_P, BatchPlan(codes_P, bucket=bucket, max_codes=max_codes, seed=seed)
-            )
+            plan = BatchPlan(codes_P, bucket=bucket, max_codes=max_codes, seed=seed)
+            return _Source(Runs(features, pool_P, config.augment.word_balance), plan)
 
         is_pseudo_N = features.is_pseudo_N
-        self._share = pseudo_share
+        self._share = config.pseudo_share
         self._sources: tuple[_Source, ...] = (source(np.ones_like(is_pseudo_N)),)
-        if pseudo_share is None:
+        if self._share is None:
             return
         if is_pseudo_N.all() or not is_pseudo_N.any():
             raise DataError(
-                f"tokenizer.pseudo_share is {pseudo_share:g}, but {int(is_pseudo_N.sum())} of "
+                f"tokenizer.pseudo_share is {self._share:g}, but {int(is_pseudo_N.sum())} of "
                 f"{len(is_pseudo_N)} utterances are pseudo-labelled; ingest both sorts (interloom "
                 "ingest speech --asr labels what has no transcript), or set it to none"
             )

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from interloom.config.speech_tokenizer import SAMPLES_PER_MEL_FRAME, TokenizerConfig
+from interloom.config.speech_tokenizer import TokenizerConfig
 from interloom.speech_tokenizer.batches import Batch, augment, collate, passages_of
 from interloom.speech_tokenizer.encoder import valid_positions
 from interloom.speech_tokenizer.features import Features, Passage
@@ -29,14 +29,7 @@ class TokenizerTask:
         self._features = features
         self._config = config
         self._seed = seed
-        self._frames_per_token = config.encoder.samples_per_token // SAMPLES_PER_MEL_FRAME
-        self.plan = SourcePlan(
-            features,
-            config.pseudo_share,
-            bucket=config.encoder.bucket_tokens,
-            max_codes=config.batch_frames // self._frames_per_token,
-            seed=seed,
-        )
+        self.plan = SourcePlan(features, config, seed=seed)
 
     @property
     def module(self) -> nn.Module:
@@ -60,7 +53,7 @@ class TokenizerTask:
             self._config.augment,
             seed=self._seed,
             index=index,
-            frames_per_token=self._frames_per_token,
+            frames_per_token=self._config.encoder.frames_per_token,
         )
         losses = module(*_tensors(batch, self._device))
         config = self._config
@@ -95,7 +88,9 @@ class TokenizerTask:
     def _collated(self, passages: Sequence[Passage]) -> Batch:
         """Some passages as arrays."""
         return collate(
-            passages, frames_per_token=self._frames_per_token, places=self._config.ctc_kernel
+            passages,
+            frames_per_token=self._config.encoder.frames_per_token,
+            places=self._config.ctc_kernel,
         )
 
     @property
