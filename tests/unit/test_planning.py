@@ -250,7 +250,7 @@ def test_rows_that_the_recipe_names_are_mixed_instead_of_making_some(
         rows = draft.commit(licences=["CC0-1.0"])
     readmitted = contract.store.manifest(rows)
     contract.catalog.publish_dataset("r/readmit.interleaved", readmitted, new_run(contract))
-    wanted = recipe('interleave.rows="r/readmit.interleaved@1"')
+    wanted = recipe("interleave.rows=r/readmit.interleaved@1")  # as readmit prints it
 
     named = named_corpora(contract.catalog, wanted)
     planned = resolve(contract, wanted, pretraining_steps(wanted), named)

@@ -78,6 +78,8 @@ def test_another_kind_of_the_same_record_keeps_its_other_keys() -> None:
         ("a.b=cosine", "cosine"),
         ("a.b=none", None),
         ("a.b=[1, 2]", [1, 2]),
+        ("a.b=smoke/readmit.interleaved@2", "smoke/readmit.interleaved@2"),
+        ("a.b=text_tokenizer:0f3a", "text_tokenizer:0f3a"),
     ],
 )
 def test_values_are_toml_and_bare_words_are_strings(text: str, value: object) -> None:

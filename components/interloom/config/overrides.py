@@ -4,6 +4,7 @@ TOML has no null: the word ``"none"`` stands for it, in files and in overrides.
 """
 
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from interloom.core.errors import ConfigError
 
 NONE = "none"
+_WORD = re.compile(r"(?=.*\w)[\w./@:-]+")  # a name, a path, a reference such as name@2 or kind:id
 
 
 def apply_overrides(
@@ -69,7 +71,7 @@ def parse_assignment(assignment: str) -> tuple[tuple[str, ...], Any]:
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        if not raw.strip().replace("-", "").replace("_", "").replace(".", "").isalnum():
+        if not _WORD.fullmatch(raw.strip()):
             raise ConfigError(
                 f"--set {assignment}: {raw!r} is not a TOML value; numbers and true/false go bare, "
                 "text in double quotes, lists in [ ]"

@@ -94,12 +94,13 @@ def readmit(
         version = next(one for one in services.catalog.datasets() if one.ref == rows)
         name = f"{version.name}@{version.version}"
     counts = {one.name.rpartition("/")[2]: int(one.value) for one in result.metrics}
-    screen.out().print(
+    told = (
         f"{counts['readmitted']:,} rows readmitted, {counts['quarantined']:,} stay in quarantine, "
-        f"{counts['rows']:,} are published as {name}\n"
-        f"to train on them: interloom run {record.recipe} --set interleave.rows={name}",
-        soft_wrap=True,
+        f"{counts['rows']:,} are published as {name}"
     )
+    if counts["readmitted"]:
+        told += f"\nto train on them: interloom run {record.recipe} --set interleave.rows={name}"
+    screen.out().print(told, soft_wrap=True)
 
 
 def _rebuild_one(
