@@ -9,7 +9,7 @@ from interloom.config.speech_tokenizer import AugmentConfig, EncoderConfig, Toke
 from interloom.core.errors import DataError
 from interloom.speech_tokenizer.batches import UNKNOWN, augment, collate, passages_of
 from interloom.speech_tokenizer.features import Features
-from interloom.speech_tokenizer.sampling import BatchPlan, Drawn, Runs, SourcePlan
+from interloom.speech_tokenizer.sampling import BatchPlan, Drawn, SourcePlan
 
 PER_TOKEN = 8
 QUIET = AugmentConfig(spliced=0.0, spliced_first=0)
@@ -39,7 +39,7 @@ def _features(codes: list[int], words: int = 2, num_supervised: int = 99) -> Fea
 
 def _drawn(features: Features, *rows: int) -> Drawn:
     """A batch of some utterances."""
-    return Drawn(np.array(rows), Runs(features, np.arange(len(features)), 0.0))
+    return Drawn(np.array(rows), np.arange(len(features)))
 
 
 def _plan(features: Features, pseudo_share: float | None, *, max_codes: int) -> SourcePlan:
@@ -180,34 +180,6 @@ def test_half_of_the_passages_are_left_as_they_are_if_half_are_asked_for() -> No
     assert 20 <= sum(kept) <= 40
 
 
-def test_rare_words_begin_runs_as_often_as_the_balance_says() -> None:
-    features = _features([3] * 10, words=1)
-    said = np.array([0] * 9 + [1], np.int32)  # one word nine times, another once
-    features = replace(features, labels_L=said)
-    rng = np.random.Generator(np.random.Philox(1))
-
-    def share_of_rare(balance: float) -> float:
-        runs = Runs(features, np.arange(10), balance)
-        return sum(runs.draw(rng) == (9, 0) for _ in range(4000)) / 4000
-
-    assert share_of_rare(0.0) == pytest.approx(1 / 10, abs=0.02)
-    assert share_of_rare(0.5) == pytest.approx(1 / 4, abs=0.03)
-    assert share_of_rare(1.0) == pytest.approx(1 / 2, abs=0.03)
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(0, 99))
-def test_runs_begin_at_words_of_their_utterances(words: list[int], seed: int) -> None:
-    features = _features([5] * len(words), words=2)
-    pool = np.arange(0, len(words), 2)
-    runs = Runs(features, pool, 0.5)
-    rng = np.random.Generator(np.random.Philox(seed))
-
-    drawn = {runs.draw(rng) for _ in range(20 * len(pool))}
-
-    assert {row for row, _ in drawn} <= set(pool.tolist())
-    assert {word for _, word in drawn} <= {0, 1}
-
-
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.25, 0.5, 0.75, 0.9]))
 @settings(deadline=None, max_examples=30)
 def test_batches_of_labels_by_machine_keep_their_share(
@@ -221,7 +193,7 @@ def test_batches_of_labels_by_machine_keep_their_share(
     is_pseudo = [bool(features.is_pseudo_N[one.rows].all()) for one in drawn]
     for one, pseudo in zip(drawn, is_pseudo, strict=True):
         assert set(features.is_pseudo_N[one.rows]) == {pseudo}
-        assert (features.is_pseudo_N[one.runs.pool_P] == pseudo).all()
+        assert (features.is_pseudo_N[one.pool_P] == pseudo).all()
     for count in range(1, 41):
         assert abs(sum(is_pseudo[:count]) - count * share) <= 0.5
 
@@ -240,7 +212,7 @@ def test_without_a_share_all_utterances_are_one_source() -> None:
 
     drawn = _plan(features, None, max_codes=80).batch(0)
 
-    assert sorted(drawn.rows) == list(range(12)) == drawn.runs.pool_P.tolist()
+    assert sorted(drawn.rows) == list(range(12)) == drawn.pool_P.tolist()
 
 
 @pytest.mark.parametrize("num_supervised", [0, 4])

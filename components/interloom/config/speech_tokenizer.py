@@ -169,8 +169,6 @@ class AugmentConfig(Frozen):
             which sound belongs to which word.
         spliced_frames: Mel frames that a passage may have.
         spliced_words: Longest run.
-        word_balance: How evenly the words at which such runs begin are drawn: 0 as often as they
-            were said, 1 all words equally often. The rare ones are misread first.
     """
 
     num_time_masks: NonNegativeInt = 1
@@ -189,7 +187,6 @@ class AugmentConfig(Frozen):
     spliced_first: NonNegativeInt = 300
     spliced_frames: PositiveInt = 128
     spliced_words: PositiveInt = 3
-    word_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Limit(Frozen):

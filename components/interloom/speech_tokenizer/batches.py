@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from interloom.audio.mel import at_speed
 from interloom.config.speech_tokenizer import AugmentConfig
 from interloom.speech_tokenizer.features import Features, Passage
-from interloom.speech_tokenizer.sampling import Drawn, Runs, stream
+from interloom.speech_tokenizer.sampling import Drawn, stream
 
 SILENT, UNKNOWN = -1, -100
 _DYNAMICS = 2.0  # from the loudest value of Whisper's log-mel to its floor
@@ -73,7 +73,7 @@ def _labels_at(passage: Passage, middle_T: NDArray[np.float64]) -> NDArray[np.in
 
 
 def _splice(
-    features: Features, runs: Runs, config: AugmentConfig, rng: np.random.Generator
+    features: Features, pool_P: NDArray[np.int64], config: AugmentConfig, rng: np.random.Generator
 ) -> Passage:
     """Runs of words of drawn utterances, one after the other, as many as fit.
 
@@ -84,8 +84,10 @@ def _splice(
     places: list[NDArray[np.int32]] = []
     frames = free = config.spliced_frames
     while True:
-        row, start = runs.draw(rng)
-        stop = min(features.num_words(row), start + 1 + int(rng.integers(config.spliced_words)))
+        row = int(pool_P[rng.integers(len(pool_P))])
+        num_words = features.num_words(row)
+        start = int(rng.integers(num_words))
+        stop = min(num_words, start + 1 + int(rng.integers(config.spliced_words)))
         run = features.words(row, start, stop)
         if mel and len(run.mel_FM) > free:
             return Passage(np.concatenate(mel), np.concatenate(labels), np.concatenate(places))
@@ -107,7 +109,7 @@ def passages_of(
     if index < config.spliced_first or rng.random() < config.spliced:
         total = len(passages) * max(len(one.mel_FM) for one in passages)
         count = max(1, total // config.spliced_frames)
-        passages = [_splice(features, drawn.runs, config, rng) for _ in range(count)]
+        passages = [_splice(features, drawn.pool_P, config, rng) for _ in range(count)]
     if not config.sped:
         return passages
     speeds = stream(seed, index, _SPEED)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interloom.config.speech_tokenizer import TokenizerConfig
-from interloom.core.balance import Balanced
 from interloom.core.errors import DataError
 from interloom.speech_tokenizer.features import Features
 
@@ -60,51 +59,28 @@ class BatchPlan:
         return order
 
 
-class Runs:
-    """Where runs of words may begin: at each word of some utterances, the rare ones more often."""
-
-    def __init__(self, features: Features, pool_P: NDArray[np.int64], balance: float) -> None:
-        self.pool_P = pool_P
-        words_P = [features.num_words(row) for row in pool_P.tolist()]
-        self._starts_P = np.cumsum([0, *words_P])
-        self._places = Balanced(
-            (
-                features.words(row, word, word + 1).labels_L.tobytes()
-                for row, num_words in zip(pool_P.tolist(), words_P, strict=True)
-                for word in range(num_words)
-            ),
-            balance,
-        )
-
-    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """An utterance and one of its words."""
-        place = self._places.draw(rng)
-        number = int(np.searchsorted(self._starts_P, place, side="right")) - 1
-        return int(self.pool_P[number]), place - int(self._starts_P[number])
-
-
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What a batch is made of.
 
     Attributes:
         rows: Its utterances.
-        runs: Of all utterances of their source, for passages that are spliced.
+        pool_P: All utterances of their source, for passages that are spliced.
     """
 
     rows: NDArray[np.int64]
-    runs: Runs
+    pool_P: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A plan over some of the utterances."""
 
-    runs: Runs
+    pool_P: NDArray[np.int64]
     plan: BatchPlan
 
     def drawn(self, index: int) -> Drawn:
-        return Drawn(self.runs.pool_P[self.plan.rows(index)], self.runs)
+        return Drawn(self.pool_P[self.plan.rows(index)], self.pool_P)
 
 
 class SourcePlan:
@@ -132,7 +108,7 @@ class SourcePlan:
             pool_P = np.flatnonzero(is_in_N)
             codes_P = features.num_codes_N[pool_P]
             plan = BatchPlan(codes_P, bucket=bucket, max_codes=max_codes, seed=seed)
-            return _Source(Runs(features, pool_P, config.augment.word_balance), plan)
+            return _Source(pool_P, plan)
 
         is_pseudo_N = features.is_pseudo_N
         self._share = config.pseudo_share
