@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Any
 
@@ -14,7 +15,13 @@ from interloom.corpora.world.documents import World, fact_documents, story_docum
 from interloom.corpora.world.draws import Draws, hashed_share
 from interloom.corpora.world.facts import MEDIA, RELATIONS, Fact, Guard, Medium, build_facts
 from interloom.corpora.world.lexicon import PEOPLE, words_of
-from interloom.corpora.world.scripts import Script, is_stock, scripts
+from interloom.corpora.world.scripts import (
+    SPEAKERS,
+    UNSEEN_SPEAKERS,
+    Script,
+    is_stock,
+    scripts,
+)
 from interloom.corpora.world.stories import (
     DIETS,
     HABITS,
@@ -230,6 +237,21 @@ def test_about_one_utterance_in_twelve_is_held_out(said: list[Script]) -> None:
 def test_each_speaker_says_something_in_both_splits(said: list[Script]) -> None:
     assert len({script.speaker for script in said}) == 4
     assert len({(script.speaker, script.split) for script in said}) == 8
+
+
+def test_half_of_what_is_held_out_may_be_said_by_voices_of_their_own(
+    world: World, said: list[Script]
+) -> None:
+    other = replace(world, has_unseen_voices=True)
+
+    scripts_of_both = list(zip(said, scripts(other), strict=False))
+
+    assert all(one.text == same.text and one.split == same.split for one, same in scripts_of_both)
+    heldout = [one.speaker for _, one in scripts_of_both if one.split == "heldout"]
+    trained = {one.speaker for _, one in scripts_of_both if one.split == "train"}
+    assert trained == set(SPEAKERS)
+    assert set(heldout) == {*SPEAKERS, *UNSEEN_SPEAKERS}
+    assert 0.35 < sum(name in UNSEEN_SPEAKERS for name in heldout) / len(heldout) < 0.65
 
 
 def test_sentences_are_short(texts: Texts) -> None:

@@ -17,7 +17,8 @@ class StarterWorld(Frozen):
     The counts of documents give about 400 thousand text tokens and those of utterances one hour.
     Each of ``num_people`` has ``num_relations`` facts, a third of them in each medium. With
     ``has_endings`` the tasks ask for one of four endings, too, of those stories whose rule has as
-    many.
+    many. With ``has_unseen_voices`` half of the held-out utterances are by four speakers of whom
+    training hears nothing.
     """
 
     kind: Literal["starter"] = "starter"
@@ -28,6 +29,7 @@ class StarterWorld(Frozen):
     num_dialogues: PositiveInt = 900
     num_story_cloze: PositiveInt = 200
     has_endings: bool = False
+    has_unseen_voices: bool = False
     num_people: Annotated[int, Field(ge=6, le=24)] = 24
     num_relations: Annotated[int, Field(ge=1, le=4)] = 4
 

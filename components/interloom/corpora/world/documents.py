@@ -22,12 +22,14 @@ class World:
         facts: All of them.
         cloze: The stories that are kept for cloze pairs.
         heldout_share: Part of the rows that is held out.
+        has_unseen_voices: Half of the held-out utterances are by speakers who say nothing else.
     """
 
     seed: int
     facts: tuple[Fact, ...]
     cloze: tuple[Story, ...]
     heldout_share: float
+    has_unseen_voices: bool = False
 
     def facts_of(self, medium: Medium) -> tuple[Fact, ...]:
         """The facts that this medium states."""

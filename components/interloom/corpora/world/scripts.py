@@ -19,6 +19,12 @@ SPEAKERS = {
     "starter-cleo": ("gmw/en+f4", 48),
     "starter-dean": ("gmw/en-US+m3", 40),
 }
+UNSEEN_SPEAKERS = {
+    "starter-emil": ("gmw/en-US+m1", 44),
+    "starter-faye": ("gmw/en-US+f1", 50),
+    "starter-gale": ("gmw/en+f3", 46),
+    "starter-hank": ("gmw/en-US+m7", 42),
+}
 RATES = (150, 160, 170)
 PITCH_STEPS = (-6, 0, 6)
 _LINES, _FACT_LINES = 20, 7  # of so many lines, so many state a fact
@@ -84,8 +90,10 @@ def _rarest(line: _Line, said: Mapping[str, int]) -> int:
 def _script(world: World, index: int, line: _Line) -> Script:
     """Choose the voice; of sentences that differ in split, keep those of the line's."""
     draws = Draws(world.seed, "voice", index)
-    speaker = draws.pick(list(SPEAKERS))
-    name, pitch = SPEAKERS[speaker]
+    is_open = world.has_unseen_voices and line.split == "heldout"
+    voices = SPEAKERS | UNSEEN_SPEAKERS if is_open else SPEAKERS
+    speaker = draws.pick(list(voices))
+    name, pitch = voices[speaker]
     before = [
         sentence
         for sentence in line.sentences[:-1]
