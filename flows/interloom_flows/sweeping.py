@@ -10,10 +10,13 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -117,8 +120,7 @@ def run_sweep(
     options.folder.mkdir(parents=True, exist_ok=True)
     demands = [_resolve(services, parameters).demand for parameters in arms]
     is_complete = not any(demands)
-    for demand in demands:
-        services.launcher.check(demand)
+    services.launcher.check(reduce(or_, map(Counter, demands)))  # the most that an arm asks for
     settings = services.settings
     server = prefect_api(settings.home, settings.prefect_api_url)
 
