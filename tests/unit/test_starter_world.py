@@ -74,6 +74,17 @@ def test_each_medium_has_a_third_of_each_relation(world: World) -> None:
     assert len(counts) == len(MEDIA) * len(RELATIONS)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_even_a_few_dialogues_hold_one_out(seed: int) -> None:
+    world = build_world(StarterWorld(num_story_cloze=1), seed=seed, heldout_share=0.08)
+
+    rows = list(dialogues(world, 4))
+
+    held_out = [row["split"] == "heldout" for row in rows]
+    assert any(held_out)
+    assert len(rows) == 4 or held_out == [False] * (len(rows) - 1) + [True]
+
+
 def test_a_smaller_world_has_fewer_facts_and_the_same_rules() -> None:
     facts = build_facts(3, num_people=12, num_relations=2)
 

@@ -5,6 +5,7 @@ dialogues ask about the facts in words that no dialogue for training uses.
 """
 
 from collections.abc import Iterator
+from itertools import count
 
 from interloom.corpora.world.documents import LICENCE, SOURCE, Row, World
 from interloom.corpora.world.draws import Draws
@@ -15,16 +16,23 @@ from interloom.corpora.world.stories import DIETS, HABITS, STATES, WEATHER
 Exchange = tuple[str, str]
 
 
-def dialogues(world: World, count: int) -> Iterator[Row]:
-    """Dialogues of one or two questions with answers of at most ten words."""
+def dialogues(world: World, number: int) -> Iterator[Row]:
+    """Dialogues of one or two questions with answers of at most ten words, some of them held out.
+
+    A few may hold out none; then there are more, up to the first.
+    """
     guard = world.guard("woven", "spoken")
-    for index in range(count):
+    is_any_heldout = False
+    for index in count():
+        if index >= number and is_any_heldout:
+            return
         attempt = 0
         while True:
             split, turns = _draw(world, Draws(world.seed, "dialogue", index, attempt))
             if guard.passes(" ".join(text for turn in turns for text in turn)):
                 break
             attempt += 1
+        is_any_heldout |= split == "heldout"
         yield {
             "id": f"dialogue-{index:05d}",
             "split": split,
@@ -115,7 +123,7 @@ def endings(world: World, *, num_wrong: int = 3) -> Iterator[Row]:
             }
 
 
-def _fact_pairs(world: World, fact: Fact, count: int) -> Iterator[Row]:
+def _fact_pairs(world: World, fact: Fact, number: int) -> Iterator[Row]:
     """A statement up to its answer, then the answer or that of another person, same medium.
 
     No ending names the person: without the context, one is as good as the other.
@@ -127,7 +135,7 @@ def _fact_pairs(world: World, fact: Fact, count: int) -> Iterator[Row]:
         and not set(other.answer.split()) & set(fact.answer.split())
     ]
     draws = Draws(world.seed, "pairs", fact.id)
-    for index, way in enumerate(draws.sample(range(len(fact.relation.statements)), count)):
+    for index, way in enumerate(draws.sample(range(len(fact.relation.statements)), number)):
         context, _, rest = fact.statement(way).partition(fact.answer)
         wrong = draws.pick(others).answer + rest
         yield _pair(f"{fact.id}-{index}", fact.medium, context.rstrip(), fact.answer + rest, wrong)
