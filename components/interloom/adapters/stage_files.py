@@ -44,7 +44,11 @@ def prepare(job: StageJob) -> None:
 
 
 def stage_environment(threads: int, device: Literal["cpu", "cuda"]) -> dict[str, str]:
-    """What fixes a stage's numerics: the same on every launcher."""
+    """What fixes a stage's numerics: the same on every launcher.
+
+    CUDA is looked for without starting its driver, which a worker that is forked later could not
+    use.
+    """
     number = str(threads)
     cpu_only = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return {
@@ -55,6 +59,7 @@ def stage_environment(threads: int, device: Literal["cpu", "cuda"]) -> dict[str,
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     } | (cpu_only if device == "cpu" else {})
 
 
