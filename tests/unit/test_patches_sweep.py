@@ -150,7 +150,7 @@ def test_three_ways_have_three_seeds_and_two_have_three_sizes() -> None:
     sizes = {recipe.pretrain.model.num_layers for recipe in recipes}
 
     assert len(sizes) == 3
-    assert len(FIRST) == 7
+    assert len(FIRST) == 8
     for chosen in (
         is_plain,
         [kind == "static" for kind in kinds],

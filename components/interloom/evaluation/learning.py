@@ -7,6 +7,8 @@ import numpy as np
 
 from interloom.ports.catalog import Metric
 
+_SUMS = {"tokens": "language_model/tokens_seen", "flops": "language_model/flops"}
+
 
 @dataclass(frozen=True, slots=True)
 class LearningPoint:
@@ -35,7 +37,7 @@ def learning_curve(metrics: Iterable[Metric], name: str) -> tuple[LearningPoint,
     """
     held = list(metrics)
     steps = {one.step: one.value for one in held if one.name == name and one.step is not None}
-    taken = [_taken(held, unit) for unit in ("tokens", "flops")]
+    taken = [_taken(held, unit) for unit in _SUMS]
     if not steps or any(steps.keys() - one.keys() for one in taken):
         return ()
     tokens, flops = taken
@@ -52,8 +54,7 @@ def value_at(curve: tuple[LearningPoint, ...], tokens: float) -> float | None:
 def _taken(metrics: Iterable[Metric], unit: str) -> dict[int, float]:
     """How much was taken up to each step: of means a micro-batch and the sum of the whole."""
     held = list(metrics)
-    sums = {f"language_model/{unit}", f"language_model/{unit}_seen"}
-    total = next((one.value for one in held if one.name in sums), None)
+    total = next((one.value for one in held if one.name == _SUMS[unit]), None)
     means = sorted(
         (one.step, one.value) for one in held if one.name == f"train/{unit}" and one.step
     )
