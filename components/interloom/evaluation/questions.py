@@ -21,14 +21,20 @@ Mask = NDArray[np.bool_]
 
 
 class OneModality:
-    """Keeps an answer in text, or in speech, until its end."""
+    """Keeps an answer in text until the end of the document, or in speech.
+
+    Speech goes on for as long as is asked: where it ends, interleaved data go on in text in the
+    middle of a sentence, so that its end is no end of an answer.
+    """
 
     def __init__(self, layout: VocabularyLayout, modality: Modality) -> None:
         ids_V = np.arange(layout.size, dtype=np.int32)
-        is_text = modality is Modality.TEXT
-        self.end_id = layout.marker(Marker.DOCUMENT_END if is_text else Marker.AUDIO_END)
-        self._allowed_V: Mask = layout.is_text(ids_V) if is_text else layout.is_speech(ids_V)
-        self._allowed_V[self.end_id] = True
+        self.stop_ids: tuple[int, ...] = ()
+        self._allowed_V: Mask = layout.is_speech(ids_V)
+        if modality is Modality.TEXT:
+            self.stop_ids = (layout.marker(Marker.DOCUMENT_END),)
+            self._allowed_V = layout.is_text(ids_V)
+            self._allowed_V[list(self.stop_ids)] = True
 
     def allowed(self, _generated_T: Ids) -> Mask:
         """The same mask of shape (V,) whatever came before."""

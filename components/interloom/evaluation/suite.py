@@ -188,7 +188,7 @@ def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
     """The base model, asked greedily."""
 
     def generate(prompts: Sequence[Ids], answer: OneModality, max_new_tokens: int) -> list[Ids]:
-        sampling = Sampling(max_new_tokens=max_new_tokens, stop_ids=(answer.end_id,))
+        sampling = Sampling(max_new_tokens=max_new_tokens, stop_ids=answer.stop_ids)
         return chain.base.generate(prompts, sampling, allowed=answer.allowed)
 
     return Oral(generate, chain.base.layout, chain.text, chain.tokenizer.read, spoken)
