@@ -183,6 +183,21 @@ def test_a_guard_tells_what_may_be_told() -> None:
     assert not guard.passes("what is a fox? tom sings.")
 
 
+def test_phrases_join_the_words_of_answers_and_are_none(world: World) -> None:
+    other = replace(world, has_phrases=True)
+    spoken = {fact.answer for fact in world.facts_of("spoken")}
+    unspoken = {fact.answer for fact in world.facts} - spoken
+    describing = {word for relation in RELATIONS for word in relation.describing}
+    nouns = {word for relation in RELATIONS for word in relation.nouns}
+
+    heard = {pair for script in islice(scripts(other), 1400) for pair in phrases(script.text)}
+    described = {pair for pair in heard if pair.split()[0] in describing}
+    answers = {pair for pair in described if pair.split()[1] in nouns}
+
+    assert not answers & unspoken
+    assert len(answers - spoken) > 100
+
+
 def test_every_answer_word_is_said_often_of_others(world: World, said: list[Script]) -> None:
     counts = Counter(
         word for script in said if script.split == "train" for word in words_of(script.text)

@@ -18,7 +18,9 @@ class StarterWorld(Frozen):
     Each of ``num_people`` has ``num_relations`` facts, a third of them in each medium. With
     ``has_endings`` the tasks ask for one of four endings, too, of those stories whose rule has as
     many. With ``has_unseen_voices`` half of the held-out utterances are by four speakers of whom
-    training hears nothing.
+    training hears nothing. With ``has_phrases`` some utterances put a describing word before a
+    noun, always two that are nobody's answer: whoever heard ``white goat`` and ``red bear`` can
+    read, and say, ``white bear``.
     """
 
     kind: Literal["starter"] = "starter"
@@ -30,6 +32,7 @@ class StarterWorld(Frozen):
     num_story_cloze: PositiveInt = 200
     has_endings: bool = False
     has_unseen_voices: bool = False
+    has_phrases: bool = False
     num_people: Annotated[int, Field(ge=6, le=24)] = 24
     num_relations: Annotated[int, Field(ge=1, le=4)] = 4
 

@@ -14,4 +14,5 @@ def build_world(source: StarterWorld, *, seed: int, heldout_share: float) -> Wor
         cloze=build_cloze_stories(seed, facts, source.num_story_cloze),
         heldout_share=heldout_share,
         has_unseen_voices=source.has_unseen_voices,
+        has_phrases=source.has_phrases,
     )

@@ -23,6 +23,7 @@ class World:
         cloze: The stories that are kept for cloze pairs.
         heldout_share: Part of the rows that is held out.
         has_unseen_voices: Half of the held-out utterances are by speakers who say nothing else.
+        has_phrases: Utterances put describing words before nouns, none of them an answer.
     """
 
     seed: int
@@ -30,6 +31,7 @@ class World:
     cloze: tuple[Story, ...]
     heldout_share: float
     has_unseen_voices: bool = False
+    has_phrases: bool = False
 
     def facts_of(self, medium: Medium) -> tuple[Fact, ...]:
         """The facts that this medium states."""

@@ -8,7 +8,7 @@ fact belongs to one of three media, and is stated nowhere else:
 - *spoken*: in recorded utterances.
 
 Two guards keep a fact from leaking out of its medium. First, its two-word answer is nobody else's,
-and no other sentence puts a describing word before a noun, so that the answer of a written fact is
+and no other sentence puts these words one before the other, so that the answer of a written fact is
 in no speech at all. Second, no document or utterance of another medium that names the person has
 either word of the answer in it. The single words must be spoken, of other people and things: a
 recogniser that never heard ``fox`` could not read it back, and transfer could not be measured.
@@ -142,6 +142,16 @@ class Fact:
     def short_answer(self) -> str:
         """The answer as a sentence."""
         return self.relation.short.format(a=self.answer)
+
+
+def other_answer(facts: Iterable[Fact], draws: Draws) -> str:
+    """Two words that might be an answer and are nobody's, in a sentence such as ``a white goat.``"""
+    answers = {fact.answer for fact in facts}
+    while True:
+        relation = draws.pick(RELATIONS)
+        answer = f"{draws.pick(relation.describing)} {draws.pick(relation.nouns)}"
+        if answer not in answers:
+            return relation.short.format(a=answer)
 
 
 def build_facts(

@@ -8,7 +8,7 @@ from itertools import count, cycle
 from interloom.corpora.world.dialogues import ask_rule
 from interloom.corpora.world.documents import World
 from interloom.corpora.world.draws import Draws
-from interloom.corpora.world.facts import Fact, Guard
+from interloom.corpora.world.facts import Fact, Guard, other_answer
 from interloom.corpora.world.lexicon import COLOURS, PEOPLE, SIZES, TASTES, words_of
 from interloom.corpora.world.stories import describe, draw_cast, tell
 from interloom.corpora.world.voices import Voice
@@ -120,7 +120,7 @@ def _accepted_line(
 
 
 def _sentences(world: World, draws: Draws) -> tuple[str, ...]:
-    """A part of a story, a question, or how something is."""
+    """A part of a story, a question, how something is, or what might be an answer."""
     kind = draws.below(_LINES - _FACT_LINES)
     if kind < 8:
         story = tell(draw_cast(draws), draws)
@@ -132,7 +132,10 @@ def _sentences(world: World, draws: Draws) -> tuple[str, ...]:
         return (asked.question(draws.below(len(asked.relation.questions))),)
     if kind == 9:
         return tuple(ask_rule(draws)[0].replace(". ", ".|").split("|"))
-    return tuple(describe(draws) for _ in range(1 + draws.below(3)))
+    number = 1 + draws.below(3)
+    if world.has_phrases and draws.below(4) > 0:
+        return tuple(other_answer(world.facts, draws) for _ in range(number))
+    return tuple(describe(draws) for _ in range(number))
 
 
 def _fact_line(world: World, fact: Fact, draws: Draws) -> _Line:
