@@ -145,7 +145,7 @@ class Fact:
 
 
 def other_answer(facts: Iterable[Fact], draws: Draws) -> str:
-    """Two words that might be an answer and are nobody's, in a sentence such as ``a white goat.``"""
+    """Two words that might be an answer and are nobody's, as a sentence: ``a white goat.``, say."""
     answers = {fact.answer for fact in facts}
     while True:
         relation = draws.pick(RELATIONS)
