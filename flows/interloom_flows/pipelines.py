@@ -30,7 +30,7 @@ from interloom.stages.sweeping import reconcile, sweep
 from interloom_flows.listening import CALLER, Caller, RunListener
 from interloom_flows.parameters import PipelineParameters
 from interloom_flows.pipeline import Inputs, Step
-from interloom_flows.planning import blocked_entries, named_corpora, stage_call
+from interloom_flows.planning import blocked_entries, named_corpora, resolve, stage_call
 from interloom_flows.pools import is_moving, limited
 from interloom_flows.recording import (
     MIXTURE_RERUN,
@@ -177,6 +177,9 @@ def _run_pipeline(parameters: PipelineParameters, job: str) -> str:
                 services, recipe, run_id, caller.listener, frozenset(parameters.fresh)
             )
             corpora = named_corpora(services.catalog, recipe)
+            if CALLER.get(None) is None:  # whoever calls has asked before
+                plan = resolve(services.contract, recipe, steps, corpora, fresh=parameters.fresh)
+                services.launcher.check(plan.demand)
             inputs = Inputs(named=corpora, blocked=blocked_entries(services.catalog))
             _show_results(recipe, schedule.run(steps, inputs))
     return run_id

@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -154,6 +154,27 @@ def test_a_nightly_evaluation_ends_with_the_evaluation(make_world: MakeWorld) ->
 
     assert world.services.catalog.run(run_id).job == "nightly_evaluation"
     assert world.launcher.launched[-1] == "evaluate"
+
+
+def test_a_deployed_pipeline_asks_for_every_stage_before_the_first(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interloom_flows import pipelines
+
+    world = make_world()
+
+    def check(demand: Mapping[str, int]) -> None:
+        raise ConfigError(f"no pool can take {', '.join(demand)}")
+
+    monkeypatch.setattr(world.launcher, "check", check)
+    monkeypatch.setattr(pipelines, "connect", lambda _: world.services)
+
+    with pytest.raises(ConfigError, match="no pool can take ingest, .*, evaluate"):
+        pipelines.pretraining_pipeline(STARTER)
+
+    assert world.launcher.launched == []
+    (run,) = world.services.catalog.runs(parent_run_id=None)
+    assert run.state is RunState.FAILED
 
 
 def test_what_may_heal_is_tried_again(make_world: MakeWorld) -> None:
