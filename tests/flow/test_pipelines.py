@@ -169,7 +169,7 @@ def test_a_deployed_pipeline_asks_for_every_stage_before_the_first(
     monkeypatch.setattr(world.launcher, "check", check)
     monkeypatch.setattr(pipelines, "connect", lambda _: world.services)
 
-    with pytest.raises(ConfigError, match="no pool can take ingest, .*, evaluate"):
+    with pytest.raises(ConfigError, match=r"no pool can take ingest, .*, evaluate"):
         pipelines.pretraining_pipeline(STARTER)
 
     assert world.launcher.launched == []
