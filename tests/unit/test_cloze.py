@@ -38,7 +38,9 @@ class FavouriteToken:
 
 
 ITEM = ClozeItem(
-    context=Passage((1, 2), (3,)), right=Passage((4, 4, 4), (5, 5)), wrong=(Passage((6,), (7,)),)
+    context=Passage((1, 2), ((3,),)),
+    right=Passage((4, 4, 4), ((5, 5),)),
+    wrong=(Passage((6,), ((7,),)),),
 )
 
 
@@ -56,7 +58,10 @@ ITEM = ClozeItem(
 def test_context_and_ending_stand_in_the_modality_of_the_mode(
     mode: ClozeMode, expected: list[int]
 ) -> None:
-    ids = [*prompt(ITEM.context, mode, LAYOUT), *ending_ids(ITEM.right, mode, LAYOUT)]
+    ids = [
+        *prompt(ITEM.context, mode, LAYOUT, take=0),
+        *ending_ids(ITEM.right, mode, LAYOUT, take=0),
+    ]
 
     assert ids == expected
 
@@ -86,8 +91,8 @@ def test_endings_that_are_equally_likely_do_not_count_as_right() -> None:
 
 def test_the_right_one_of_four_endings_is_likelier_than_all_others() -> None:
     scorer = FavouriteToken([4])
-    others = (Passage((6,), (7,)), Passage((7,), (8,)), Passage((8,), (9,)))
-    hard = ClozeItem(ITEM.context, ITEM.right, (*others[:2], Passage((4, 4, 4), (1,))))
+    others = tuple(Passage((one,), ((one + 1,),)) for one in (6, 7, 8))
+    hard = ClozeItem(ITEM.context, ITEM.right, (*others[:2], Passage((4, 4, 4), ((1,),))))
 
     chosen = choices(
         [ClozeItem(ITEM.context, ITEM.right, others), hard],
@@ -107,6 +112,43 @@ def test_each_item_is_judged_on_its_own() -> None:
     )
 
     assert chosen["mean_ending"] == (True, False, True)
+
+
+def test_a_spoken_ending_is_as_likely_as_its_takes_are_on_average() -> None:
+    scorer = FavouriteToken([SPEECH + 5])
+    # the right ending's takes: -1 and -2; the wrong one's: -2 and -2
+    item = ClozeItem(
+        context=Passage((1,), ((3,), (4,))),
+        right=Passage((2,), ((5, 5), (6, 6))),
+        wrong=(Passage((2, 2), ((7,), (8,))),),
+    )
+    swapped = ClozeItem(item.context, item.wrong[0], (item.right,))
+
+    chosen = choices([item, swapped], ClozeMode.SPEECH_TO_SPEECH, scorer, LAYOUT)
+
+    assert chosen["mean_ending"] == (True, False)
+    # by sum: -3 against -2
+    assert chosen["sum"] == (False, True)
+    # context and endings in the same voice: no row mixes the two
+    assert [row[1:].tolist() for row in scorer.rows[:4]] == [
+        [SPEECH + 3, SPEECH + 5, SPEECH + 5],
+        [SPEECH + 4, SPEECH + 6, SPEECH + 6],
+        [SPEECH + 3, SPEECH + 7],
+        [SPEECH + 4, SPEECH + 8],
+    ]
+
+
+def test_text_is_read_once_however_many_voices_there_are() -> None:
+    scorer = FavouriteToken([4])
+    item = ClozeItem(
+        Passage((1,), ((3,), (3,))), Passage((4,), ((5,), (5,))), (Passage((6,), ((7,), (7,))),)
+    )
+
+    choices([item], ClozeMode.TEXT_TO_TEXT, scorer, LAYOUT)
+    assert len(scorer.rows) == 2
+
+    choices([item], ClozeMode.SPEECH_TO_TEXT, scorer, LAYOUT)
+    assert len(scorer.rows) == 2 + 4
 
 
 def test_a_large_set_is_cut_the_same_way_each_time_and_keeps_its_order() -> None:

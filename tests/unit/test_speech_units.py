@@ -115,7 +115,7 @@ def test_a_model_of_units_scores_and_speaks_codes(tmp_path: Path) -> None:
     (said,) = model.generate(
         [prompt], stop, allowed=lambda _: LAYOUT.is_speech(np.arange(LAYOUT.size))
     )
-    passages = [Passage((1,), tuple(range(first, first + 6))) for first in (0, 6, 9)]
+    passages = [Passage((1,), (tuple(range(first, first + 6)),)) for first in (0, 6, 9)]
     item = ClozeItem(passages[0], passages[1], (passages[2],))
     right = choices([item], ClozeMode.SPEECH_TO_SPEECH, model, model.layout)
 

@@ -310,6 +310,18 @@ def test_codes_of_another_codebook_are_refused() -> None:
         make_prompter(SPOKEN, small, TOKENIZER)
 
 
+def test_a_span_is_spoken_by_the_voice_that_it_names() -> None:
+    speaker = TextToToken.of(make_model(PROMPTER, CONFIG, seed=0), PROMPTER, config=SYNTHESIS)
+    named = [SpanRequest("a", "bad cab", voice=voice) for voice in PROMPTER.voices]
+
+    read = [speaker._job(first_try(one)).prompt.ids[0] for one in named]
+
+    assert len(named) > 1
+    assert read == [PROMPTER.voice_id(voice) for voice in PROMPTER.voices]
+    with pytest.raises(ConfigError, match="no voice 'nobody'; this model speaks as"):
+        speaker.synthesise([SpanRequest("a", "bad cab", voice="nobody")])
+
+
 def test_a_text_that_cannot_be_said_is_refused_at_once() -> None:
     results = synthesise([SpanRequest("a", "!!!"), SpanRequest("b", "zebra"), requests(1)[0]])
 

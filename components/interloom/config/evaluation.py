@@ -30,6 +30,9 @@ class EvaluationConfig(Frozen):
         task_speech: How contexts, endings and questions are spoken. They are read back: what is not
             understood asks something else. An item without speech is left out, and counted: a few
             words out of context need many attempts.
+        cloze_voices: Voices of the text-to-token model that speak each cloze item, context and
+            endings alike; an ending's score is the mean over them. Two takes of the same words
+            differ, and with one take the better one often wins, not the likelier words.
         cloze_score: The score that counts; all three are reported.
         confidence: Of every interval.
         num_resamples: Of the bootstrap for error rates.
@@ -50,6 +53,7 @@ class EvaluationConfig(Frozen):
     task_speech: SynthesisConfig = SynthesisConfig(
         judged_share=1.0, max_error_rate=0.2, max_attempts=16
     )
+    cloze_voices: PositiveInt = 4
     cloze_score: ClozeScore = "mean_ending"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     num_resamples: PositiveInt = 1000

@@ -1,15 +1,16 @@
 """The fixed part of a set that is measured, and its fingerprint."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from interloom.core.artifacts import canonical_json
 
 Item = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,14 @@ class ItemScores:
 def choose(name: str, items: Iterable[Item], limit: int, *, seed: int) -> ChosenSet:
     """At most ``limit`` items, drawn from ``(seed, name)``; the same for every model."""
     available = list(items)
+    return ChosenSet(name, tuple(drawn(available, limit, name=name, seed=seed)), len(available))
+
+
+def drawn(available: Sequence[T], limit: int, *, name: str, seed: int) -> list[T]:
+    """At most ``limit`` of them, in their order, drawn from ``(seed, name)``."""
     if len(available) <= limit:
-        return ChosenSet(name, tuple(available), len(available))
+        return list(available)
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
     places = np.sort(rng.permutation(len(available))[:limit])
-    return ChosenSet(name, tuple(available[place] for place in places), len(available))
+    return [available[place] for place in places]

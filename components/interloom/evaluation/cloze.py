@@ -1,13 +1,14 @@
 """Story cloze by likelihood: does the model find the right ending likelier than the wrong ones?
 
-Context and endings are each speech or text (P1, section 5.2; scores: spec 8.8). Beside them stand
-the endings alone: what a model gets right without the context is no proof that it read or heard
-one. Legend: T tokens.
+Context and endings are each speech or text (P1, section 5.2; scores: spec 8.8). What is spoken is
+spoken in several voices, and scores are means over them. Beside them stand the endings alone: what
+a model gets right without the context is no proof that it read or heard one. Legend: T tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 from typing import Protocol
 
 import numpy as np
@@ -35,18 +36,23 @@ class ClozeMode(StrEnum):
         """What is scored."""
         return Modality.SPEECH if self.value[-1] == "S" else Modality.TEXT
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether anything is spoken."""
+        return "S" in self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A context or an ending, both as text ids and as codes."""
+    """A context or an ending as text ids, and as the codes of each voice."""
 
     text_ids: tuple[int, ...]
-    codes: tuple[int, ...]
+    takes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ClozeItem:
-    """One context with its endings, of which one is right."""
+    """One context with its endings, of which one is right; all of them in the same voices."""
 
     context: Passage
     right: Passage
@@ -70,16 +76,17 @@ class TokenScorer(Protocol):
         ...
 
 
-def prompt(context: Passage, mode: ClozeMode, layout: VocabularyLayout) -> Ids:
+def prompt(context: Passage, mode: ClozeMode, layout: VocabularyLayout, *, take: int) -> Ids:
     """The ids before an ending. Speech that goes on as speech is one recording, not two."""
     begin = np.array([layout.marker(Marker.AUDIO_BEGIN)], np.int32)
     text = np.array(context.text_ids, np.int32)
-    speech = layout.speech_ids(np.array(context.codes, np.int32))
+    codes = np.array(context.takes[take], np.int32)
+    speech = layout.speech_ids(codes)
     match mode:
         case ClozeMode.SPEECH_TO_SPEECH:
             return np.concatenate([begin, speech])
         case ClozeMode.SPEECH_TO_TEXT:
-            return layout.wrap_audio(np.array(context.codes, np.int32))
+            return layout.wrap_audio(codes)
         case ClozeMode.TEXT_TO_SPEECH:
             return np.concatenate([text, begin])
         case ClozeMode.TEXT_TO_TEXT:
@@ -90,10 +97,10 @@ def prompt(context: Passage, mode: ClozeMode, layout: VocabularyLayout) -> Ids:
             return np.array([layout.marker(Marker.DOCUMENT_END)], np.int32)
 
 
-def ending_ids(ending: Passage, mode: ClozeMode, layout: VocabularyLayout) -> Ids:
+def ending_ids(ending: Passage, mode: ClozeMode, layout: VocabularyLayout, *, take: int) -> Ids:
     """The ids that are scored: the ending's own, without wrappers."""
     if mode.ending is Modality.SPEECH:
-        return layout.speech_ids(np.array(ending.codes, np.int32))
+        return layout.speech_ids(np.array(ending.takes[take], np.int32))
     return np.array(ending.text_ids, np.int32)
 
 
@@ -116,22 +123,43 @@ def choices(
     items: Sequence[ClozeItem], mode: ClozeMode, scorer: TokenScorer, layout: VocabularyLayout
 ) -> Mapping[ClozeScore, tuple[bool, ...]]:
     """For each score, which items the model gets right; equal scores count as wrong."""
-    prompts = [prompt(item.context, mode, layout) for item in items]
-    endings = [
-        [ending_ids(one, mode, layout) for one in (item.right, *item.wrong)] for item in items
-    ]
-    rows = [
-        np.concatenate([before, ending])
-        for before, held in zip(prompts, endings, strict=True)
-        for ending in held
-    ]
+    said = [list(_continuations(item, mode, layout)) for item in items]
+    rows = [np.concatenate(one) for of_item in said for takes in of_item for one in takes]
     found = iter(scorer.log_likelihoods(rows))
-    scores = [[score_ending(next(found), len(ending)) for ending in held] for held in endings]
+
+    def score(takes: Sequence[tuple[Ids, Ids]]) -> EndingScores:
+        return _mean([score_ending(next(found), len(ending)) for _, ending in takes])
+
+    scores = [[score(takes) for takes in of_item] for of_item in said]
     return {
         "sum": tuple(_is_first(one.sum for one in held) for held in scores),
         "mean_ending": tuple(_is_first(one.mean_ending for one in held) for held in scores),
         "mean_all": tuple(_is_first(one.mean_all for one in held) for held in scores),
     }
+
+
+def _continuations(
+    item: ClozeItem, mode: ClozeMode, layout: VocabularyLayout
+) -> Iterator[list[tuple[Ids, Ids]]]:
+    """For each ending, the right one first: prompt and ending in every voice; as text, once."""
+    takes = range(len(item.context.takes) if mode.has_speech else 1)
+    for one in (item.right, *item.wrong):
+        yield [
+            (
+                prompt(item.context, mode, layout, take=take),
+                ending_ids(one, mode, layout, take=take),
+            )
+            for take in takes
+        ]
+
+
+def _mean(scores: Sequence[EndingScores]) -> EndingScores:
+    """Over the takes of one ending."""
+    return EndingScores(
+        sum=fmean(one.sum for one in scores),
+        mean_ending=fmean(one.mean_ending for one in scores),
+        mean_all=fmean(one.mean_all for one in scores),
+    )
 
 
 def _is_first(values: Iterable[float]) -> bool:

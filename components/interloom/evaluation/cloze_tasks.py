@@ -20,22 +20,26 @@ from interloom.vocabulary.layout import VocabularyLayout
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The model that is asked, and what turns texts into its ids."""
+    """The model that is asked, and what turns texts into its ids.
+
+    ``takes`` holds for each voice the codes of what it could say.
+    """
 
     scorer: TokenScorer
     layout: VocabularyLayout
     text: TextTokenizer
-    spoken: Mapping[str, Codes]
+    takes: Sequence[Mapping[str, Codes]]
 
 
 def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Findings:
     """One group of pairs, or the set of four endings, in all modes.
 
-    An item with a text that could not be spoken counts in no mode: all modes rest on the same
-    items, and their number is reported.
+    An item counts in the voices that could say all of it. One that none could say counts in no
+    mode: all modes rest on the same items, and their number is reported.
     """
-    rows = [row for row in group.items if _is_spoken(row, reader.spoken)]
-    items = [_item(row, reader) for row in rows]
+    told = {row["id"]: _takes(row, reader) for row in group.items}
+    rows = [row for row in group.items if told[row["id"]]]
+    items = [_item(row, told[row["id"]], reader) for row in rows]
     task, *named = group.name.split("/")
     measures: list[Measure] = []
     details: dict[str, dict[str, dict[str, float | int]]] = {}
@@ -59,16 +63,18 @@ def _wrong(row: Item) -> list[str]:
     return [row["wrong"]] if isinstance(row["wrong"], str) else list(row["wrong"])
 
 
-def _is_spoken(row: Item, spoken: Mapping[str, Codes]) -> bool:
-    return all(text in spoken for text in texts_of([row]))
+def _takes(row: Item, reader: Reader) -> list[Mapping[str, Codes]]:
+    """The voices that could say every text of an item."""
+    texts = texts_of([row])
+    return [spoken for spoken in reader.takes if all(text in spoken for text in texts)]
 
 
-def _item(row: Item, reader: Reader) -> ClozeItem:
+def _item(row: Item, takes: Sequence[Mapping[str, Codes]], reader: Reader) -> ClozeItem:
     """An item as ids; endings begin with the space that joins them to their context."""
 
     def passage(text: str, joint: str) -> Passage:
         ids = reader.text.encode(joint + text)
-        return Passage(tuple(ids), tuple(reader.spoken[text].tolist()))
+        return Passage(tuple(ids), tuple(tuple(spoken[text].tolist()) for spoken in takes))
 
     return ClozeItem(
         context=passage(row["context"], ""),

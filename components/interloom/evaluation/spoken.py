@@ -32,13 +32,22 @@ class Listener(Protocol):
         ...
 
 
-def speak_texts(texts: Iterable[str], speaker: Speaker) -> Mapping[str, Codes]:
+def speak_texts(
+    texts: Iterable[str], speaker: Speaker, *, voice: str | None = None
+) -> Mapping[str, Codes]:
     """The codes of each text that could be spoken; a text that was refused is not in the result.
 
-    A text's codes depend on the text alone, so that equal contexts sound equal in every task.
+    A text's codes depend on text and voice alone, so that equal contexts sound equal in every task.
+
+    Args:
+        texts: In any order, as often as they come.
+        speaker: Who speaks.
+        voice: The voice of all; by default that of the speaker's configuration, or one drawn for
+            each text.
     """
     wanted = sorted(set(texts))
-    results = speaker.synthesise([SpanRequest(f"task/{text}", text) for text in wanted])
+    spans = [SpanRequest(f"task/{text}", text, voice=voice) for text in wanted]
+    results = speaker.synthesise(spans)
     return {
         text: result.codes for text, result in zip(wanted, results, strict=True) if result.accepted
     }

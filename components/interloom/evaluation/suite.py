@@ -1,6 +1,6 @@
 """The whole evaluation of one chain of models, part by part."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from interloom.evaluation.chat_tasks import (
     spoken_questions,
     typed_questions,
 )
-from interloom.evaluation.choice import ChosenSet, choose
+from interloom.evaluation.choice import ChosenSet, choose, drawn
 from interloom.evaluation.cloze_tasks import Reader, measure_cloze, texts_of
 from interloom.evaluation.measures import Findings, Judging, merged
 from interloom.evaluation.questions import OneModality, Oral, measure_questions
@@ -147,7 +147,8 @@ def evaluate_chain(
     chain: Chain, sets: TaskSets, judging: Judging, *, progress: Progress
 ) -> Evaluated:
     """Measure everything. Equal models and sets give equal findings."""
-    spoken = speak_texts(_task_texts(sets), chain.task_speaker)
+    takes = _takes(chain.task_speaker, sets, judging)
+    spoken = speak_texts(_questions(sets), chain.task_speaker)
     progress.update(1, 6, "tasks spoken")
     parts = [
         measure_tokenizer(sets.utterances, chain.tokenizer, judging),
@@ -155,7 +156,7 @@ def evaluate_chain(
         measure_decoder(sets.decoded, sets.recordings, chain.decoder, chain.tokenizer, judging),
     ]
     progress.update(2, 6, "speech models measured")
-    reader = Reader(chain.base, chain.base.layout, chain.text, spoken)
+    reader = Reader(chain.base, chain.base.layout, chain.text, takes)
     parts += [measure_cloze(group, reader, judging) for group in sets.every_cloze]
     progress.update(3, 6, "story cloze scored")
     if sets.transcribed.items:
@@ -194,9 +195,17 @@ def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
     return Oral(generate, chain.base.layout, chain.text, chain.tokenizer.read, spoken)
 
 
-def _task_texts(sets: TaskSets) -> Iterable[str]:
-    for group in sets.every_cloze:
-        yield from texts_of(group.items)
+def _takes(speaker: TextToToken, sets: TaskSets, judging: Judging) -> list[Mapping[str, Codes]]:
+    """What the cloze items are made of, once in each of as many voices as are asked for."""
+    texts = [text for group in sets.every_cloze for text in texts_of(group.items)]
+    limit = judging.config.cloze_voices
+    return [
+        speak_texts(texts, speaker, voice=voice)
+        for voice in drawn(speaker.voices, limit, name="voices", seed=judging.seed)
+    ]
+
+
+def _questions(sets: TaskSets) -> Iterator[str]:
     for chosen in (sets.questions, sets.chats):
         yield from (row["question"] for row in chosen.items)
 

@@ -117,6 +117,11 @@ class TextToToken:
             _engine(model, prompter, config), prompter, config=config, seed=seed, judge=judge
         )
 
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """Whom it can speak as: the one that its configuration names, or all that it knows."""
+        return (self.config.voice,) if self.config.voice else self.prompter.voices
+
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         """One result a span, in order; a span that cannot be spoken is refused with its reason."""
         started = time.process_time()
@@ -182,7 +187,7 @@ class TextToToken:
         config = self.config
         temperature = config.retry_temperature if one.number else config.temperature
         return Job(
-            prompt=self.prompter.prompt(one.ids, config.voice or drawn),
+            prompt=self.prompter.prompt(one.ids, one.span.voice or config.voice or drawn),
             limit=limit,
             draws=rng.random(limit + 1),
             sampling=Sampling(temperature, config.top_p),

@@ -16,11 +16,13 @@ class SpanRequest:
         span_id: Names the random stream: the same id, text and seed give the same codes.
         text: What is said.
         attempt: The first attempt to make; a higher one speaks the span anew.
+        voice: Who speaks; None leaves it to the configuration, which names one or draws.
     """
 
     span_id: str
     text: str
     attempt: int = 0
+    voice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
