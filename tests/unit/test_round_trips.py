@@ -6,29 +6,30 @@ from interloom.config.evaluation import EvaluationConfig
 from interloom.evaluation.choice import ChosenSet
 from interloom.evaluation.measures import Findings, Judging, Measure, merged
 from interloom.evaluation.round_trips import measure_text_to_token, measure_tokenizer
-from interloom.evaluation.spoken import Codes, Waveform, speak_texts
+from interloom.evaluation.spoken import Codes, Waveform, speak_takes, speak_texts
 from interloom.text_to_token.spans import SpanRequest, SpanResult
 
 JUDGING = Judging(EvaluationConfig(num_resamples=20), seed=0)
 
 
 class Letters:
-    """Speaks a letter as its number and reads it back; refuses the letter z, mishears b as d."""
+    """Speaks a letter as its number and reads it back; refuses the letter z, mishears b as d.
+
+    The voice ``loud`` speaks capitals.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def synthesise(self, spans: Sequence[SpanRequest]) -> list[SpanResult]:
         self.asked += [span.text for span in spans]
-        return [
-            SpanResult(
-                span.span_id,
-                np.array([] if "z" in span.text else [ord(x) for x in span.text], np.int32),
-                "loop" if "z" in span.text else "",
-                1,
-            )
-            for span in spans
-        ]
+        return [self._say(span) for span in spans]
+
+    def _say(self, span: SpanRequest) -> SpanResult:
+        text = span.text.upper() if span.voice == "loud" else span.text
+        is_refused = "z" in text
+        codes = np.array([] if is_refused else [ord(letter) for letter in text], np.int32)
+        return SpanResult(span.span_id, codes, "loop" if is_refused else "", 1)
 
     def encode(self, waveforms: Sequence[Waveform]) -> list[Codes]:
         return [waveform.astype(np.int32) for waveform in waveforms]
@@ -73,6 +74,15 @@ def test_each_text_is_spoken_once_and_refused_ones_are_left_out() -> None:
 
     assert letters.asked == ["a", "b", "zz"]
     assert {text: codes.tolist() for text, codes in spoken.items()} == {"a": [97], "b": [98]}
+
+
+def test_each_voice_speaks_every_text_that_it_can() -> None:
+    takes = speak_takes(["b", "zz"], Letters(), [None, "loud"])
+
+    assert [{text: codes.tolist() for text, codes in spoken.items()} for spoken in takes] == [
+        {"b": [98]},
+        {"b": [66], "zz": [90, 90]},
+    ]
 
 
 def test_findings_are_put_together_in_order() -> None:

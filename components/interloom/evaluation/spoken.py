@@ -32,22 +32,20 @@ class Listener(Protocol):
         ...
 
 
-def speak_texts(
-    texts: Iterable[str], speaker: Speaker, *, voice: str | None = None
-) -> Mapping[str, Codes]:
+def speak_texts(texts: Iterable[str], speaker: Speaker) -> Mapping[str, Codes]:
     """The codes of each text that could be spoken; a text that was refused is not in the result.
 
-    A text's codes depend on text and voice alone, so that equal contexts sound equal in every task.
-
-    Args:
-        texts: In any order, as often as they come.
-        speaker: Who speaks.
-        voice: The voice of all; by default that of the speaker's configuration, or one drawn for
-            each text.
+    A text's codes depend on the text alone, so that equal contexts sound equal in every task.
     """
+    return speak_takes(texts, speaker, [None])[0]
+
+
+def speak_takes(
+    texts: Iterable[str], speaker: Speaker, voices: Sequence[str | None]
+) -> list[Mapping[str, Codes]]:
+    """What each voice could say of the texts; None leaves the voice to the speaker."""
     wanted = sorted(set(texts))
-    spans = [SpanRequest(f"task/{text}", text, voice=voice) for text in wanted]
-    results = speaker.synthesise(spans)
-    return {
-        text: result.codes for text, result in zip(wanted, results, strict=True) if result.accepted
-    }
+    spans = [SpanRequest(f"task/{text}", text, voice=voice) for voice in voices for text in wanted]
+    results = iter(speaker.synthesise(spans))
+    takes = ([(text, next(results)) for text in wanted] for _ in voices)
+    return [{text: one.codes for text, one in take if one.accepted} for take in takes]

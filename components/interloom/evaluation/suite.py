@@ -28,7 +28,7 @@ from interloom.evaluation.round_trips import (
     measure_text_to_token,
     measure_tokenizer,
 )
-from interloom.evaluation.spoken import Codes, speak_texts
+from interloom.evaluation.spoken import Codes, speak_takes, speak_texts
 from interloom.evaluation.transcribing import measure_transcription
 from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling
@@ -197,12 +197,10 @@ def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
 
 def _takes(speaker: TextToToken, sets: TaskSets, judging: Judging) -> list[Mapping[str, Codes]]:
     """What the cloze items are made of, once in each of as many voices as are asked for."""
-    texts = [text for group in sets.every_cloze for text in texts_of(group.items)]
+    texts = (text for group in sets.every_cloze for text in texts_of(group.items))
     limit = judging.config.cloze_voices
-    return [
-        speak_texts(texts, speaker, voice=voice)
-        for voice in drawn(speaker.voices, limit, name="voices", seed=judging.seed)
-    ]
+    voices = drawn(speaker.voices, limit, name="voices", seed=judging.seed)
+    return speak_takes(texts, speaker, voices)
 
 
 def _questions(sets: TaskSets) -> Iterator[str]:
