@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from interloom.evaluation.choice import choose
+from interloom.config.evaluation import EvaluationConfig
+from interloom.evaluation.choice import ChosenSet, choose
 from interloom.evaluation.cloze import (
     ClozeItem,
     ClozeMode,
@@ -14,6 +15,9 @@ from interloom.evaluation.cloze import (
     prompt,
     score_ending,
 )
+from interloom.evaluation.cloze_tasks import Reader, measure_cloze
+from interloom.evaluation.measures import Judging
+from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
 
 LAYOUT = VocabularyLayout(10, 10, text_tokenizer="t", tokenizer="s")
@@ -167,3 +171,32 @@ def test_a_large_set_is_cut_the_same_way_each_time_and_keeps_its_order() -> None
 
 def test_a_small_set_is_taken_whole() -> None:
     assert len(choose("cloze", [{"id": "a"}, {"id": "b"}], 40, seed=5).items) == 2
+
+
+def test_an_item_counts_in_the_voices_that_can_say_all_of_it() -> None:
+    text = TextTokenizer.train(["a b c d e f"], vocab_size=270)
+    layout = VocabularyLayout(text.vocab_size, 10, text_tokenizer="t", tokenizer="s")
+    scorer = FavouriteToken([layout.speech_offset + 2])
+    rows = tuple(
+        {"id": right, "context": "a", "right": right, "wrong": "d"} for right in ("b", "c", "e")
+    )
+    codes = {"a": 1, "b": 2, "c": 2, "d": 3}
+    fluent = {one: np.array([code], np.int32) for one, code in codes.items()}
+    halting = {one: said for one, said in fluent.items() if one != "c"}
+    group = ChosenSet("cloze/story", rows, len(rows))
+
+    findings = measure_cloze(
+        group,
+        Reader(scorer, layout, text, (fluent, halting)),
+        Judging(EvaluationConfig(num_resamples=20), seed=0),
+    )
+
+    [spoken] = [one for one in findings.measures if one.name == "cloze/S->S/story"]
+    assert spoken.scores is not None
+    # nobody can say e
+    assert spoken.scores.by_id == {"b": 1.0, "c": 1.0}
+    # b in two voices, c in one, both endings of each
+    assert (
+        sum(len(row) == 3 and row[0] == layout.marker(Marker.AUDIO_BEGIN) for row in scorer.rows)
+        == 6
+    )
