@@ -8,13 +8,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
+from interloom.language_model.attention import Crossing, Ranked
 from interloom.language_model.model import Transformer
 from interloom.language_model.operations import patch_work
 from interloom.language_model.patches.model import (
     CrossAttention,
     PatchedTransformer,
+    own_crossing,
     own_mask,
     patch_mask,
+    seen_crossing,
     seen_mask,
     window_mask,
 )
@@ -177,14 +180,15 @@ def test_patches_of_one_with_empty_local_models_give_the_loss_of_the_plain_model
 
 
 def test_the_published_quirk_doubles_the_residual_of_the_cross_attentions() -> None:
-    states, mask = torch.randn(1, 4, 16), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    states, numbers = torch.randn(1, 4, 16), torch.zeros(1, 4, dtype=torch.long)
+    sight = Crossing.of(Ranked(numbers, numbers - 1), Ranked(numbers, numbers), 1)
     once, twice = (
         CrossAttention(PATCHES.model_copy(update={"doubles_residual": doubles}), 1e-5)
         for doubles in (False, True)
     )
 
-    torch.testing.assert_close(once(states, states, mask), states)
-    torch.testing.assert_close(twice(states, states, mask), 2 * states)
+    torch.testing.assert_close(once(states, states, sight), states)
+    torch.testing.assert_close(twice(states, states, sight), 2 * states)
 
 
 PAPER = LanguageModelConfig(
@@ -224,17 +228,53 @@ def test_the_parameters_are_counted_without_a_model(sub_queries: int) -> None:
 
 
 def test_the_operations_are_counted_without_a_model() -> None:
-    tokens, positions, segments = random_row(0, length=64)
+    """One document whose lengths need no padding: 32 tokens of text, then 96 codes."""
+    tokens = torch.cat([torch.arange(32) % TEXT, TEXT + torch.arange(96) % CODES])[None]
+    positions, segments = torch.arange(128)[None], torch.zeros(1, 128, dtype=torch.long)
     model = model_of(PATCHES)
     num_patches = model.cut(tokens, segments).num_patches
+    assert num_patches == 64
 
     counter = FlopCounterMode(display=False)
     with sdpa_kernel(SDPBackend.MATH), counter, torch.inference_mode():
         model.hidden(tokens, positions, segments) @ model.output_weight.T
 
-    work = PatchWork.dense(64, num_patches, sub_queries=PATCHES.sub_queries)
+    work = PatchWork.dense(128, num_patches, sub_queries=PATCHES.sub_queries)
     counted = forward_flops(PATCHES, SHAPE, TEXT + CODES, work)
     assert abs(sum(counted.values()) / counter.get_total_flops() - 1) < 0.02
+
+
+@pytest.mark.parametrize("window", [2, 512])
+def test_blocks_of_documents_show_what_the_masks_show(window: int) -> None:
+    """Rows of several documents, of which one is much shorter in patches than the others."""
+    config = PATCHES.model_copy(update={"patch_window": window})
+    model = model_of(config)
+    rows = [random_row(seed, length=80) for seed in range(3)]
+    rows.append((torch.full_like(rows[0][0], TEXT), *rows[0][1:]))
+    tokens, segments = torch.cat([row[0] for row in rows]), torch.cat([row[2] for row in rows])
+    patches = model.cut(tokens, segments)
+    states = torch.randn(len(rows), 80, config.local_size)
+    entries = torch.randn(len(rows), patches.num_patches * config.sub_queries, config.local_size)
+
+    for queries, keys, crossing, mask in (
+        (
+            entries,
+            states,
+            own_crossing(patches, segments, config),
+            own_mask(patches, segments, config),
+        ),
+        (
+            states,
+            entries,
+            seen_crossing(patches, segments, config),
+            seen_mask(patches, segments, config),
+        ),
+    ):
+        cross = model.encoder.cross
+        with torch.inference_mode():
+            found = cross(queries, keys, crossing)
+            expected = cross.mixed(queries, *cross.states(keys), mask)
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_pairs_that_are_counted_are_those_that_the_masks_let_through() -> None:

@@ -31,22 +31,15 @@ class Documents:
     @classmethod
     def of(cls, segments_BT: Tensor) -> "Documents":
         """The documents of packed rows: runs of equal numbers within a row."""
-        begins_BT = torch.ones_like(segments_BT, dtype=torch.bool, device="cpu")
-        begins_BT[:, 1:] = (segments_BT[:, 1:] != segments_BT[:, :-1]).cpu()
-        starts_D = begins_BT.flatten().nonzero()[:, 0]
-        lengths_D = starts_D.diff(append=torch.tensor([begins_BT.numel()]))
+        starts_D, lengths_D = _runs(segments_BT.cpu())
         padded_D = _padded(lengths_D)
         groups: list[Tensor] = []
-        back = torch.empty(begins_BT.numel(), dtype=torch.int64)
+        back = torch.empty(segments_BT.numel(), dtype=torch.int64)
         first = 0
         for size in sorted(set(padded_D.tolist())):
             own = padded_D == size
-            offsets_DL = torch.arange(size).expand(int(own.sum()), size)
-            last_D1 = lengths_D[own, None] - 1
-            places_DL = starts_D[own, None] + offsets_DL.minimum(last_D1)
-            is_real_DL = offsets_DL <= last_D1
-            number_DL = torch.arange(places_DL.numel()).view_as(places_DL) + first
-            back[places_DL[is_real_DL]] = number_DL[is_real_DL]
+            places_DL, is_real_DL = _places(starts_D[own], lengths_D[own], size)
+            back[places_DL[is_real_DL]] = _numbers(places_DL, first)[is_real_DL]
             groups.append(places_DL.to(segments_BT.device))
             first += places_DL.numel()
         return cls(tuple(groups), back.to(segments_BT.device))
@@ -54,6 +47,66 @@ class Documents:
 
 Sight = Tensor | Documents
 """Which queries see which keys: a mask (B or 1, 1, T, S), each query seeing one; or documents."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """One of two sequences that hold the same documents in the same order.
+
+    Attributes:
+        segments: The document of each element, (B, S); below 0 for those of none, which come last.
+        ranks: What sight is told by, (B, S).
+    """
+
+    segments: Tensor
+    ranks: Tensor
+
+    def documents(self) -> tuple[Tensor, Tensor]:
+        """First elements (D,) among all B S, and lengths (D,)."""
+        segments = self.segments.cpu()
+        starts_D, lengths_D = _runs(segments)
+        is_one_D = segments.flatten()[starts_D] >= 0
+        return starts_D[is_one_D], lengths_D[is_one_D]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crossing:
+    """Elements of one sequence see some of the other's in their document, as blocks.
+
+    As with ``Documents``, a document is padded to lengths that hang on its own alone.
+
+    Attributes:
+        groups: For each pair of padded lengths, places (D, L) of the documents' queries among all
+            B T, places (D, M) of their keys among all B S, and who sees whom, (D, 1, L, M).
+        back: Where each of the B T queries lies in the groups, one after the other; what is of no
+            document lies after them all.
+    """
+
+    groups: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    back: Tensor
+
+    @classmethod
+    def of(cls, queries: Ranked, keys: Ranked, window: int) -> "Crossing":
+        """A query sees the keys of its document that are less than ``window`` ranks before it."""
+        device = queries.segments.device
+        (starts_D, lengths_D), (starts_E, lengths_E) = queries.documents(), keys.documents()
+        query_ranks, key_ranks = queries.ranks.cpu().flatten(), keys.ranks.cpu().flatten()
+        padded_D2 = torch.stack([_coarse(lengths_D), _coarse(lengths_E)], dim=1)
+        groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        back = torch.full((queries.segments.numel(),), -1)
+        first = 0
+        for sizes in sorted({tuple(pair) for pair in padded_D2.tolist()}):
+            own = (padded_D2 == torch.tensor(sizes)).all(dim=1)
+            places_DL, is_real_DL = _places(starts_D[own], lengths_D[own], sizes[0])
+            places_DM, is_real_DM = _places(starts_E[own], lengths_E[own], sizes[1])
+            behind_DLM = query_ranks[places_DL][:, :, None] - key_ranks[places_DM][:, None, :]
+            mask_DLM = (behind_DLM >= 0) & (behind_DLM < window) & is_real_DM[:, None, :]
+            back[places_DL[is_real_DL]] = _numbers(places_DL, first)[is_real_DL]
+            groups.append(
+                (places_DL.to(device), places_DM.to(device), mask_DLM[:, None].to(device))
+            )
+            first += places_DL.numel()
+        return cls(tuple(groups), back.where(back >= 0, first).to(device))
 
 
 def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, sight: Sight) -> Tensor:
@@ -97,10 +150,55 @@ def attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, sight: Sight) -> Tens
     return seen_THE.view(rows, length, heads, size).transpose(1, 2)
 
 
+def attend_across(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, crossing: Crossing) -> Tensor:
+    """As ``attend``, between two sequences; a query that sees nothing finds zeros."""
+    query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTE, k_BHSE, v_BHSE))
+    found = []
+    for places_DL, places_DM, mask_D1LM in crossing.groups:
+        sees_D1L1 = mask_D1LM.any(dim=-1, keepdim=True)
+        found_DHLE = functional.scaled_dot_product_attention(
+            _gathered(query, places_DL),
+            _gathered(key, places_DM),
+            _gathered(value, places_DM),
+            attn_mask=mask_D1LM | ~sees_D1L1,
+        )
+        found.append((found_DHLE * sees_D1L1).transpose(1, 2).flatten(0, 1))
+    found.append(torch.zeros_like(query[:1]))
+    rows, heads, length, size = q_BHTE.shape
+    found_THE = torch.cat(found).index_select(0, crossing.back)
+    return found_THE.view(rows, length, heads, size).transpose(1, 2)
+
+
 def _gathered(x_THE: Tensor, places_DL: Tensor) -> Tensor:
     """Tokens of documents side by side, (D, H, L, E)."""
     held = x_THE.index_select(0, places_DL.flatten())
     return held.view(*places_DL.shape, *x_THE.shape[1:]).transpose(1, 2)
+
+
+def _runs(segments_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """First elements (D,) among all B T, and lengths (D,), of runs of equal numbers in a row."""
+    begins_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    starts_D = begins_BT.flatten().nonzero()[:, 0]
+    lengths_D = starts_D.diff(append=torch.tensor([begins_BT.numel()]))
+    return starts_D, lengths_D
+
+
+def _places(starts_D: Tensor, lengths_D: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Elements (D, L) of documents that are padded to L by their last, and which are real."""
+    offsets_DL = torch.arange(size).expand(len(starts_D), size)
+    last_D1 = lengths_D[:, None] - 1
+    return starts_D[:, None] + offsets_DL.minimum(last_D1), offsets_DL <= last_D1
+
+
+def _numbers(places_DL: Tensor, first: int) -> Tensor:
+    """Their own places in the groups, one after the other."""
+    return torch.arange(places_DL.numel()).view_as(places_DL) + first
+
+
+def _coarse(lengths_D: Tensor) -> Tensor:
+    """Lengths, rounded up to a multiple of 32, so that few pairs of them are different."""
+    return _padded((lengths_D + 31) // 32 * 32)
 
 
 def _padded(lengths_D: Tensor) -> Tensor:

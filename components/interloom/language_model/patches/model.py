@@ -21,10 +21,18 @@ from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
-from interloom.language_model.attention import attend
+from interloom.language_model.attention import (
+    Crossing,
+    Documents,
+    Ranked,
+    Sight,
+    attend,
+    attend_across,
+)
 from interloom.language_model.model import Block, next_token_loss, rotary_turn
 from interloom.language_model.patches.cutting import Patches, static_patches
 from interloom.language_model.patches.sizes import local_shape
+from interloom.training.linear import Linear
 
 
 class CrossAttention(nn.Module):
@@ -36,21 +44,22 @@ class CrossAttention(nn.Module):
         self.num_heads = config.local_heads
         self.query_norm = nn.RMSNorm(width, epsilon)
         self.state_norm = nn.RMSNorm(width, epsilon)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
         self.kept = 2.0 if config.doubles_residual else 1.0
 
-    def forward(self, x_BQL: Tensor, states_BSL: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x_BQL: Tensor, states_BSL: Tensor, crossing: Crossing) -> Tensor:
         """Add to each query what it finds; one that sees nothing stays as it is.
 
         Args:
             x_BQL: Queries.
             states_BSL: What they look at.
-            mask: (B, 1, Q, S), true where a query sees a state.
+            crossing: Which query sees which state.
         """
         key, value = self.states(states_BSL)
-        return self.mixed(x_BQL, key, value, mask)
+        found = attend_across(self.queries(x_BQL), key, value, crossing)
+        return self._joined(x_BQL, found)
 
     def states(self, states_BSL: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, S, E)."""
@@ -58,11 +67,17 @@ class CrossAttention(nn.Module):
         return self._heads(key), self._heads(value)
 
     def mixed(self, x_BQL: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Tensor) -> Tensor:
-        """The same from keys and values."""
+        """The same from keys and values, with a mask (B, 1, Q, S): for generation."""
         sees = mask.any(dim=-1, keepdim=True)
-        query = self._heads(self.query(self.query_norm(x_BQL)))
-        found = attend(query, key_BHSE, value_BHSE, mask | ~sees) * sees
-        out: Tensor = self.kept * x_BQL + self.out(found.transpose(1, 2).flatten(2))
+        found = attend(self.queries(x_BQL), key_BHSE, value_BHSE, mask | ~sees) * sees
+        return self._joined(x_BQL, found)
+
+    def queries(self, x_BQL: Tensor) -> Tensor:
+        """(B, H, Q, E)."""
+        return self._heads(self.query(self.query_norm(x_BQL)))
+
+    def _joined(self, x_BQL: Tensor, found_BHQE: Tensor) -> Tensor:
+        out: Tensor = self.kept * x_BQL + self.out(found_BHQE.transpose(1, 2).flatten(2))
         return out
 
     def _heads(self, x_BSL: Tensor) -> Tensor:
@@ -80,12 +95,10 @@ class PatchEncoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.local_size)
         self.blocks = nn.ModuleList(Block(self.local) for _ in range(config.encoder_layers))
         width = config.sub_queries * config.local_size
-        self.expand = nn.Linear(config.local_size, width, bias=False)
+        self.expand = Linear(config.local_size, width)
         self.cross = CrossAttention(config, shape.norm_epsilon)
         self.widen = (
-            nn.Identity()
-            if width == shape.hidden_size
-            else nn.Linear(width, shape.hidden_size, bias=False)
+            nn.Identity() if width == shape.hidden_size else Linear(width, shape.hidden_size)
         )
 
     def forward(
@@ -94,12 +107,12 @@ class PatchEncoder(nn.Module):
         """States (B, T, L) of the tokens, and patches (B, P, D)."""
         states_BTL = self.embedding(tokens_BT)
         turn = rotary_turn(positions_BT, self.local, states_BTL.dtype)
-        mask = window_mask(segments_BT, self.config.token_window)
+        sight = token_sight(segments_BT, self.config.token_window)
         for block in self.blocks:
-            states_BTL = block(states_BTL, turn, mask)
-        mask = own_mask(patches, segments_BT, self.config)
+            states_BTL = block(states_BTL, turn, sight)
         queries = self.queries(pooled(states_BTL, patches))
-        return states_BTL, self.widened(self.cross(queries, states_BTL, mask))
+        crossing = own_crossing(patches, segments_BT, self.config)
+        return states_BTL, self.widened(self.cross(queries, states_BTL, crossing))
 
     def queries(self, pooled_BPL: Tensor) -> Tensor:
         """K sub-queries of each patch, (B, P K, L)."""
@@ -121,7 +134,7 @@ class PatchDecoder(nn.Module):
         self.config = config
         self.local = local_shape(config, shape)
         width = config.sub_queries * config.local_size
-        self.narrow = nn.Linear(shape.hidden_size, width, bias=False)
+        self.narrow = Linear(shape.hidden_size, width)
         self.crosses = nn.ModuleList(
             CrossAttention(config, shape.norm_epsilon) for _ in range(config.decoder_layers)
         )
@@ -138,11 +151,11 @@ class PatchDecoder(nn.Module):
     ) -> Tensor:
         """Normalised states (B, T, L)."""
         narrow_BSL = self.narrowed(patches_BPD)
-        seen = seen_mask(patches, segments_BT, self.config)
-        mask = window_mask(segments_BT, self.config.token_window)
+        seen = seen_crossing(patches, segments_BT, self.config)
+        sight = token_sight(segments_BT, self.config.token_window)
         turn = rotary_turn(positions_BT, self.local, states_BTL.dtype)
         for cross, block in self.layers:
-            states_BTL = block(cross(states_BTL, narrow_BSL, seen), turn, mask)
+            states_BTL = block(cross(states_BTL, narrow_BSL, seen), turn, sight)
         out: Tensor = self.norm(states_BTL)
         return out
 
@@ -190,7 +203,7 @@ class PatchedTransformer(nn.Module):
         self.encoder = PatchEncoder(config, shape, vocab_size)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.num_layers))
         self.decoder = PatchDecoder(config, shape)
-        self.head = nn.Linear(config.local_size, vocab_size, bias=False)
+        self.head = Linear(config.local_size, vocab_size)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all matrices; those that write to a residual stream begin smaller by depth."""
@@ -228,12 +241,12 @@ class PatchedTransformer(nn.Module):
         patches = self.cut(tokens_BT, segments_BT) if patches is None else patches
         states_BTL, x_BPD = self.encoder(tokens_BT, positions_BT, segments_BT, patches)
         turn = rotary_turn(patches.positions_BP, self.config, x_BPD.dtype)
-        mask = patch_mask(patches)
+        sight = Documents.of(patches.segments_BP)
         for block in self.blocks:
             if self.has_activation_checkpointing and torch.is_grad_enabled():
-                x_BPD = checkpoint(block, x_BPD, turn, mask, use_reentrant=False)
+                x_BPD = checkpoint(block, x_BPD, turn, sight, use_reentrant=False)
             else:
-                x_BPD = block(x_BPD, turn, mask)
+                x_BPD = block(x_BPD, turn, sight)
         out: Tensor = self.decoder(states_BTL, x_BPD, positions_BT, segments_BT, patches)
         return out
 
@@ -258,6 +271,13 @@ def pooled(states_BTL: Tensor, patches: Patches) -> Tensor:
     place_BTL = patches.number_BT[:, :, None].expand(-1, -1, width)
     empty = states_BTL.new_zeros(rows, patches.num_patches, width)
     return empty.scatter_reduce(1, place_BTL, states_BTL, "amax", include_self=False)
+
+
+def token_sight(segments_BT: Tensor, window: int) -> Sight:
+    """What ``window_mask`` shows; by documents where a row is no longer than the window."""
+    if segments_BT.shape[1] <= window:
+        return Documents.of(segments_BT)
+    return window_mask(segments_BT, window)
 
 
 def window_mask(segments_BT: Tensor, window: int) -> Tensor:
@@ -289,6 +309,28 @@ def seen_mask(patches: Patches, segments_BT: Tensor, config: PatchConfig) -> Ten
     same = segments_BT[:, :, None] == patches.segments_BP[:, None, :]
     mask = same & (behind > 0) & (behind <= config.patch_window)
     return mask.repeat_interleave(config.sub_queries, dim=2)[:, None]
+
+
+def own_crossing(patches: Patches, segments_BT: Tensor, config: PatchConfig) -> Crossing:
+    """What ``own_mask`` shows, by documents."""
+    tokens = Ranked(segments_BT, patches.number_BT)
+    return Crossing.of(_entries(patches, config), tokens, config.patch_window)
+
+
+def seen_crossing(patches: Patches, segments_BT: Tensor, config: PatchConfig) -> Crossing:
+    """What ``seen_mask`` shows, by documents."""
+    tokens = Ranked(segments_BT, patches.num_seen - 1)
+    return Crossing.of(tokens, _entries(patches, config), config.patch_window)
+
+
+def _entries(patches: Patches, config: PatchConfig) -> Ranked:
+    """K entries of each patch, ranked by its number."""
+    segments_BP = patches.segments_BP
+    numbers_BP = torch.arange(patches.num_patches).expand_as(segments_BP)
+    count = config.sub_queries
+    return Ranked(
+        segments_BP.repeat_interleave(count, dim=1), numbers_BP.repeat_interleave(count, dim=1)
+    )
 
 
 def _apart(joined_BPJ: Tensor, count: int) -> Tensor:
