@@ -87,7 +87,7 @@ class Crossing:
 
     @classmethod
     def of(cls, queries: Ranked, keys: Ranked, window: int) -> "Crossing":
-        """A query sees the keys of its document that are less than ``window`` ranks before it."""
+        """A query sees the keys of its document, from its own rank to ``window`` - 1 before it."""
         device = queries.segments.device
         (starts_D, lengths_D), (starts_E, lengths_E) = queries.documents(), keys.documents()
         query_ranks, key_ranks = queries.ranks.cpu().flatten(), keys.ranks.cpu().flatten()
