@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from interloom.config.language_model import PRESETS, LanguageModelConfig
 from interloom.core.errors import ConfigError, DataError
-from interloom.language_model.attention import Documents, attend
+from interloom.language_model.attention import attend
 from interloom.language_model.convert import export_hf, hf_config, import_hf
 from interloom.language_model.cross_entropy import chunked_cross_entropy
 from interloom.language_model.model import Transformer, packed_mask
 from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling, choose
+from interloom.language_model.sight import Documents
 from interloom.mixture.examples import Example
 from interloom.mixture.rows import MemoryRows
 from interloom.testing.models import draw_biases

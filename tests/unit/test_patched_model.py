@@ -8,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
-from interloom.language_model.attention import Crossing, Ranked
 from interloom.language_model.model import Transformer
 from interloom.language_model.operations import patch_work
 from interloom.language_model.patches.model import (
@@ -22,6 +21,7 @@ from interloom.language_model.patches.model import (
     window_mask,
 )
 from interloom.language_model.patches.sizes import PatchWork, forward_flops, num_parameters
+from interloom.language_model.sight import Crossing, Ranked
 from interloom.mixture.batches import RowBatch
 
 TEXT, CODES = 20, 12

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
-from interloom.language_model.attention import Documents, KeyValueCache, Sight, attend
+from interloom.language_model.attention import KeyValueCache, attend
 from interloom.language_model.cross_entropy import chunked_cross_entropy
 from interloom.language_model.pointwise import Turn, rotate, swiglu
+from interloom.language_model.sight import Documents, Sight
 from interloom.training.linear import Linear
 
 

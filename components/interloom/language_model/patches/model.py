@@ -21,17 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from interloom.config.language_model import LanguageModelConfig
 from interloom.config.patches import PatchConfig
-from interloom.language_model.attention import (
-    Crossing,
-    Documents,
-    Ranked,
-    Sight,
-    attend,
-    attend_across,
-)
+from interloom.language_model.attention import attend, attend_across
 from interloom.language_model.model import Block, next_token_loss, rotary_turn
 from interloom.language_model.patches.cutting import Patches, static_patches
 from interloom.language_model.patches.sizes import local_shape
+from interloom.language_model.sight import Crossing, Documents, Ranked, Sight
 from interloom.training.linear import Linear
 
 
