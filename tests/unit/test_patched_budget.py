@@ -96,9 +96,13 @@ def test_the_arms_of_the_committed_comparison_take_the_same_operations() -> None
     for arm in sweep.arms:
         recipe = load_recipe(sweep.recipe, arm)
         if recipe.pretrain.patches.kind in {"off", "static"}:
-            vocab_size = 651 + (recipe.mixture.speech_units or 512)
+            codebook_size = recipe.tokenizer.quantizer.codebook_size
             budget = pretraining_budget(
-                recipe.pretrain, vocab_size, row_length=256, stored_tokens=1, speech_share=0.45
+                recipe.pretrain,
+                651 + (recipe.mixture.speech_units or codebook_size),
+                row_length=recipe.mixture.row_length or 0,
+                stored_tokens=1,
+                speech_share=0.5,
             )
             flops.append(budget.flops)
 

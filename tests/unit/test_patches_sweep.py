@@ -147,7 +147,7 @@ def test_three_ways_have_three_seeds_and_two_have_three_sizes() -> None:
         kind == "off" and not recipe.mixture.speech_units
         for kind, recipe in zip(kinds, recipes, strict=True)
     ]
-    sizes = {recipe.pretrain.model.num_layers for recipe in recipes}
+    sizes = {recipe.pretrain.model.hidden_size for recipe in recipes}
 
     assert len(sizes) == 3
     assert len(FIRST) == 8
@@ -160,4 +160,4 @@ def test_three_ways_have_three_seeds_and_two_have_three_sizes() -> None:
         assert {recipe.pretrain.seed_offset for recipe in own} == {0, 1, 2}
     for chosen in (is_plain, [kind == "static" for kind in kinds]):
         own = [recipe for recipe, is_own in zip(recipes, chosen, strict=True) if is_own]
-        assert {recipe.pretrain.model.num_layers for recipe in own} == sizes
+        assert {recipe.pretrain.model.hidden_size for recipe in own} == sizes
