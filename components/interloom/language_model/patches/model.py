@@ -96,12 +96,16 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(
-        self, tokens_BT: Tensor, positions_BT: Tensor, segments_BT: Tensor, patches: Patches
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        segments_BT: Tensor,
+        sight: Sight,
+        patches: Patches,
     ) -> tuple[Tensor, Tensor]:
         """States (B, T, L) of the tokens, and patches (B, P, D)."""
         states_BTL = self.embedding(tokens_BT)
         turn = rotary_turn(positions_BT, self.local, states_BTL.dtype)
-        sight = token_sight(segments_BT, self.config.token_window)
         for block in self.blocks:
             states_BTL = block(states_BTL, turn, sight)
         queries = self.queries(pooled(states_BTL, patches))
@@ -141,12 +145,12 @@ class PatchDecoder(nn.Module):
         patches_BPD: Tensor,
         positions_BT: Tensor,
         segments_BT: Tensor,
+        sight: Sight,
         patches: Patches,
     ) -> Tensor:
         """Normalised states (B, T, L)."""
         narrow_BSL = self.narrowed(patches_BPD)
         seen = seen_crossing(patches, segments_BT, self.config)
-        sight = token_sight(segments_BT, self.config.token_window)
         turn = rotary_turn(positions_BT, self.local, states_BTL.dtype)
         for cross, block in self.layers:
             states_BTL = block(cross(states_BTL, narrow_BSL, seen), turn, sight)
@@ -233,7 +237,8 @@ class PatchedTransformer(nn.Module):
     ) -> Tensor:
         """The last states (B, T, L), normalised."""
         patches = self.cut(tokens_BT, segments_BT) if patches is None else patches
-        states_BTL, x_BPD = self.encoder(tokens_BT, positions_BT, segments_BT, patches)
+        near = token_sight(segments_BT, self.patching.token_window)
+        states_BTL, x_BPD = self.encoder(tokens_BT, positions_BT, segments_BT, near, patches)
         turn = rotary_turn(patches.positions_BP, self.config, x_BPD.dtype)
         sight = Documents.of(patches.segments_BP)
         for block in self.blocks:
@@ -241,7 +246,7 @@ class PatchedTransformer(nn.Module):
                 x_BPD = checkpoint(block, x_BPD, turn, sight, use_reentrant=False)
             else:
                 x_BPD = block(x_BPD, turn, sight)
-        out: Tensor = self.decoder(states_BTL, x_BPD, positions_BT, segments_BT, patches)
+        out: Tensor = self.decoder(states_BTL, x_BPD, positions_BT, segments_BT, near, patches)
         return out
 
     def cut(self, tokens_BT: Tensor, segments_BT: Tensor) -> Patches:
