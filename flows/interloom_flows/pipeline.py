@@ -5,14 +5,18 @@
     ingest > train_tokenizer > tokenize_speech > train_text_to_token > interleave > mix > pretrain
                                       |                  |                                   |
                                       |                  +--------> build_dialogues -------> sft
+                                      |                  |                                   |
+                                      |                  +--------> speak_tasks --------> evaluate
                                       |                                                      |
-                                      +--> train_decoder -------------------------------> evaluate
+                                      +--> train_decoder ------------------------------------+
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
+from interloom.config.base import Frozen
 from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactRef
 from interloom.stages.build_dialogues import BuildDialoguesRequest
@@ -24,6 +28,7 @@ from interloom.stages.mix import MixRequest
 from interloom.stages.pretrain import PretrainRequest
 from interloom.stages.result import StageRequest, StageResult, train_section
 from interloom.stages.sft import SftRequest
+from interloom.stages.speak_tasks import SpeakTasksRequest
 from interloom.stages.tokenize_speech import TokenizeSpeechRequest
 from interloom.stages.train_decoder import TrainDecoderRequest
 from interloom.stages.train_text_to_token import TrainTextToTokenRequest
@@ -79,6 +84,14 @@ class Step:
         train = train_section(getattr(recipe, self.section)) if self.section else None
         return train.num_ranks if train else 1
 
+    def settings(self, recipe: Recipe) -> Frozen | None:
+        """Its section of the recipe; of one that others read too, what its request takes."""
+        if self.section is None:
+            return None
+        held: Frozen = getattr(recipe, self.section)
+        taken: Any = self.request_type.model_fields["config"].annotation
+        return held if type(held) is taken else held.part(taken)
+
     def request(self, recipe: Recipe, inputs: Inputs) -> StageRequest:
         """All that this stage's result depends on.
 
@@ -94,7 +107,7 @@ class Step:
         if "blocked" in fields:
             values["blocked"] = inputs.blocked
         if self.section is not None:
-            values["config"] = getattr(recipe, self.section)
+            values["config"] = self.settings(recipe)
         return self.request_type.model_validate(values | {"seed": recipe.seed})
 
 
@@ -181,6 +194,7 @@ def _data_steps(recipe: Recipe) -> list[Step]:
             "speak the dialogues",
             speaking,
         ),
+        Step("speak_tasks", SpeakTasksRequest, "evaluate", "speak the tasks", speaking),
         Step(
             "mix",
             MixRequest,
@@ -214,6 +228,7 @@ def _model_steps(recipe: Recipe) -> list[Step]:
                 "tokenize_speech",
                 "train_text_to_token",
                 "train_decoder",
+                "speak_tasks",
                 "pretrain",
                 "sft",
             ),

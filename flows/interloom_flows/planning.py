@@ -305,8 +305,9 @@ def _why(
         changes = list(request_changes(was, call.request.model_dump(mode="json"), step.section))
         return "; ".join(changes) or why_not(contract, call)
     now: dict[str, Any] = {"seed": recipe.seed}
-    if step.section is not None:
-        now["config"] = getattr(recipe, step.section).model_dump(mode="json")
+    settings = step.settings(recipe)
+    if settings is not None:
+        now["config"] = settings.model_dump(mode="json")
     return "; ".join(request_changes({key: was.get(key) for key in now}, now, step.section))
 
 

@@ -333,13 +333,18 @@ def _resolve(services: Services, parameters: PipelineParameters) -> Plan:
 
 
 def _numbers(services: Services, plan: Plan) -> tuple[Number, ...]:
-    """The results of all stages of a complete arm; what two of them measured, as the later did."""
-    metrics = (
-        metric
-        for reuse in plan.reused.values()
-        for metric in services.catalog.results(reuse.hit.run_id)
-    )
-    return tuple(fold_intervals({metric.name: metric.value for metric in metrics}))
+    """The results of all stages of a complete arm; what two of them measured, as the later did.
+
+    Of each stage too how long it took and how much processor time, ``usage/STAGE/wall_s`` and
+    ``usage/STAGE/cpu_s``.
+    """
+    values = dict[str, float]()
+    for stage, reuse in plan.reused.items():
+        values |= {one.name: one.value for one in services.catalog.results(reuse.hit.run_id)}
+        usage = services.catalog.run(reuse.hit.run_id).usage
+        values[f"usage/{stage}/wall_s"] = usage.wall_s
+        values[f"usage/{stage}/cpu_s"] = usage.cpu_s
+    return tuple(fold_intervals(values))
 
 
 def _table(results: Sequence[ArmResult], names: Sequence[str]) -> Iterator[str]:

@@ -89,7 +89,7 @@ def smoked(tmp_path_factory: pytest.TempPathFactory) -> Smoked:
 def test_the_smoke_recipe_passes_all_stages(smoked: Smoked) -> None:
     assert smoked.said.returncode == 0, smoked.said.stderr
     assert "cloze/S->S" in smoked.said.stdout
-    assert smoked.said.stderr.count("done in") == 11
+    assert smoked.said.stderr.count("done in") == 12
     lines = smoked.said.stdout.splitlines()
     sounds = [line.removeprefix("listen: ") for line in lines if line.endswith(".wav")]
     heard = {Path(one).name for one in sounds if (smoked.folder / one).stat().st_size > 44}
@@ -101,7 +101,7 @@ def test_a_second_run_reuses_everything_and_imports_no_torch(smoked: Smoked) -> 
     again = interloom(smoked.folder, "run", "smoke", program=TELLING)
 
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("reused") == 11
+    assert again.stderr.count("reused") == 12
     assert not HEAVY & set((smoked.folder / "modules").read_text().split())
 
 
@@ -109,7 +109,7 @@ def test_another_mixture_would_run_from_mix_on(smoked: Smoked) -> None:
     planned = interloom(smoked.folder, "plan", "smoke", "--set", "mixture.text.budget.share=0.25")
 
     assert "mixture.text.budget.share 0.3 -> 0.25" in planned.stdout
-    assert "4 of 11 stages would run" in planned.stdout
+    assert "4 of 12 stages would run" in planned.stdout
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_artifacts(

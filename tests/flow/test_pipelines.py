@@ -114,7 +114,7 @@ def test_a_pipeline_runs_each_stage_once_and_the_next_reuses_all(make_world: Mak
 
     catalog = world.services.catalog
     one, two = (summarise(catalog, catalog.run(run_id)) for run_id in (first, second))
-    assert len(world.launcher.launched) == len(set(world.launcher.launched)) == 11
+    assert len(world.launcher.launched) == len(set(world.launcher.launched)) == 12
     assert one.outputs == two.outputs
     assert list(world.listener.seconds) == world.launcher.launched
     assert sorted(world.listener.reuses) == sorted(world.launcher.launched)

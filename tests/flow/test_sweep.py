@@ -232,6 +232,9 @@ def test_a_sweep_goes_on_arm_by_arm_and_shows_what_is_there(tmp_path: Path) -> N
     assert again.stderr.count("reused") == 2
     arms = json.loads((tmp_path / "sweeps" / "smoke" / "results.json").read_text())
     assert [arm["error"] for arm in arms] == [None, None]
+    spent = [{one["name"]: one["value"] for one in arm["numbers"]} for arm in arms]
+    assert all(one["usage/ingest/wall_s"] > 0 for one in spent)
+    assert all(one["usage/ingest/cpu_s"] > 0 for one in spent)
     assert wrong.returncode == 64
     assert "text_vocab_size" in wrong.stderr
 

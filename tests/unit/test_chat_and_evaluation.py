@@ -12,7 +12,7 @@ from interloom.config.dialogue import (
     DialogueConfig,
     SftConfig,
 )
-from interloom.config.evaluation import EvaluationConfig
+from interloom.config.evaluation import EvaluationConfig, SpokenTasksConfig
 from interloom.config.text_to_token import SynthesisConfig
 from interloom.config.training import TrainConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
@@ -20,6 +20,9 @@ from interloom.core.errors import ConfigError, DataError
 from interloom.corpora.tables import read_table
 from interloom.dialogue.chat import Chatbot, Question, Talk, load_chatbot
 from interloom.dialogue.tables import DROPPED_TABLE, SPOKEN_TABLE
+from interloom.evaluation.asking import chosen_voices, load_takes, read_asked
+from interloom.evaluation.cloze_tasks import texts_of
+from interloom.evaluation.spoken import speak_texts
 from interloom.ports.workspace import Workspace
 from interloom.stages.build_dialogues import (
     BuildDialoguesRequest,
@@ -28,10 +31,12 @@ from interloom.stages.build_dialogues import (
 )
 from interloom.stages.evaluate import EvaluateRequest, EvaluateResult, evaluate
 from interloom.stages.sft import SftRequest, SftResult, sft
+from interloom.stages.speak_tasks import SpeakTasksRequest, SpeakTasksResult, speak_tasks
 from interloom.testing.engine import PlainEngine
 from interloom.testing.store import MemoryStore
 from interloom.testing.tiny_chain import LICENCE, TinyChain, build_tiny_chain
 from interloom.text.normalise import NORMALISER
+from interloom.text_to_token.runtime import load_text_to_token
 
 UNJUDGED = SynthesisConfig(judged_share=0.0, max_attempts=8)
 DIALOGUES = DialogueConfig(user=UNJUDGED, assistant=UNJUDGED)
@@ -140,7 +145,11 @@ def test_fine_tuning_learns_and_stores_a_chat_model(store: MemoryStore, tuned: S
 
 
 def test_utterances_are_learnt_to_be_written_down_if_they_are_named(
-    store: MemoryStore, chain: TinyChain, spoken: BuildDialoguesResult, tmp_path: Path
+    store: MemoryStore,
+    chain: TinyChain,
+    spoken: BuildDialoguesResult,
+    aloud: ArtifactRef,
+    tmp_path: Path,
 ) -> None:
     none = CopyConfig(text=0, speech=0, speech_only=0, utterances=2)
     config = SFT.model_copy(update={"copies": none})
@@ -154,7 +163,7 @@ def test_utterances_are_learnt_to_be_written_down_if_they_are_named(
     with pytest.raises(ConfigError, match=r"sft\.copies\.utterances asks for utterances"):
         tune(request)
     made = tune(request.model_copy(update={"tokens": chain.tokens}))
-    result = _evaluate(store, chain, made.chat_model, tmp_path)
+    result = _evaluate(store, chain, made.chat_model, aloud, tmp_path)
 
     assert made.num_examples == 8  # half of the eight utterances, twice
     assert "train/loss/source/utterances" in {one.name for one in made.metrics}
@@ -227,13 +236,38 @@ def chain_with(chain: TinyChain, name: str, ref: ArtifactRef) -> TinyChain:
     return replace(chain, **{name: ref})  # type: ignore[arg-type]  # the name is of a reference
 
 
+def _spoken_tasks(
+    store: MemoryStore, chain: TinyChain, config: EvaluationConfig, folder: Path
+) -> SpeakTasksResult:
+    request = SpeakTasksRequest(
+        tasks=chain.tasks,
+        text_to_token=chain.text_to_token,
+        tokenizer=chain.tokenizer,
+        config=config.part(SpokenTasksConfig),
+        seed=6,
+    )
+    return speak_tasks(request, store=store, work=Workspace(folder))
+
+
+@pytest.fixture(scope="module")
+def aloud(
+    store: MemoryStore, chain: TinyChain, tmp_path_factory: pytest.TempPathFactory
+) -> ArtifactRef:
+    return _spoken_tasks(store, chain, EVALUATION, tmp_path_factory.mktemp("tasks")).spoken_tasks
+
+
 def _evaluate(
-    store: MemoryStore, chain: TinyChain, chat_model: ArtifactRef, folder: Path
+    store: MemoryStore,
+    chain: TinyChain,
+    chat_model: ArtifactRef,
+    aloud: ArtifactRef,
+    folder: Path,
 ) -> EvaluateResult:
     request = EvaluateRequest(
         speech=chain.speech,
         tokens=chain.tokens,
         tasks=chain.tasks,
+        spoken_tasks=aloud,
         tokenizer=chain.tokenizer,
         decoder=chain.decoder,
         text_to_token=chain.text_to_token,
@@ -247,9 +281,9 @@ def _evaluate(
 
 
 def test_the_report_holds_every_number_with_its_interval_and_sounds_to_hear(
-    store: MemoryStore, chain: TinyChain, tuned: SftResult, tmp_path: Path
+    store: MemoryStore, chain: TinyChain, tuned: SftResult, aloud: ArtifactRef, tmp_path: Path
 ) -> None:
-    result = _evaluate(store, chain, tuned.chat_model, tmp_path)
+    result = _evaluate(store, chain, tuned.chat_model, aloud, tmp_path)
     manifest = store.manifest(result.evaluation)
     report = json.loads(store.local_path(manifest.shard("report.json")).read_text())
     examples = json.loads(store.local_path(manifest.shard("examples.json")).read_text())
@@ -296,6 +330,7 @@ def test_what_was_made_with_another_tokenizer_is_not_evaluated(
     store: MemoryStore,
     chain: TinyChain,
     tuned: SftResult,
+    aloud: ArtifactRef,
     tmp_path: Path,
     name: str,
     fact: str,
@@ -308,13 +343,52 @@ def test_what_was_made_with_another_tokenizer_is_not_evaluated(
         other = draft.commit(facts={**held.facts, fact: "f" * 64})
 
     with pytest.raises(DataError, match=message):
-        _evaluate(store, chain_with(chain, name, other), tuned.chat_model, tmp_path)
+        _evaluate(store, chain_with(chain, name, other), tuned.chat_model, aloud, tmp_path)
 
 
 def test_the_same_chain_gives_the_same_report(
-    store: MemoryStore, chain: TinyChain, tuned: SftResult, tmp_path: Path
+    store: MemoryStore, chain: TinyChain, tuned: SftResult, aloud: ArtifactRef, tmp_path: Path
 ) -> None:
-    first = _evaluate(store, chain, tuned.chat_model, tmp_path)
-    again = _evaluate(store, chain, tuned.chat_model, tmp_path)
+    first = _evaluate(store, chain, tuned.chat_model, aloud, tmp_path)
+    again = _evaluate(store, chain, tuned.chat_model, aloud, tmp_path)
 
     assert first == again
+
+
+def test_every_text_of_the_tasks_is_spoken_in_every_voice_that_can_say_it(
+    store: MemoryStore, chain: TinyChain, aloud: ArtifactRef
+) -> None:
+    asked = read_asked(store, chain.tasks, EVALUATION, seed=6)
+    speaker = load_text_to_token(store, chain.text_to_token, config=UNJUDGED, seed=6)
+    voices = chosen_voices(speaker.voices, EVALUATION, seed=6)
+    told = {text for group in asked.every_cloze for text in texts_of(group.items)}
+
+    spoken = load_takes(store, aloud)
+
+    assert store.manifest(aloud).facts["voices"] == voices
+    for voice, take in zip(voices, spoken.takes, strict=True):
+        said = speak_texts(told, speaker, voice=voice)
+        assert {text: codes.tolist() for text, codes in take.items()} == {
+            text: codes.tolist() for text, codes in said.items()
+        }
+    assert spoken.questions.keys() <= {row["question"] for row in asked.questions.items}
+
+
+def test_how_answers_are_measured_makes_no_other_speech(
+    store: MemoryStore, chain: TinyChain, aloud: ArtifactRef, tmp_path: Path
+) -> None:
+    measured = EVALUATION.model_copy(update={"confidence": 0.9, "max_transcribed": 0})
+    fewer = EVALUATION.model_copy(update={"cloze_voices": 1, "max_questions": 1})
+
+    assert _spoken_tasks(store, chain, measured, tmp_path).spoken_tasks == aloud
+    assert _spoken_tasks(store, chain, fewer, tmp_path).spoken_tasks != aloud
+
+
+def test_an_evaluation_refuses_what_was_spoken_with_other_settings(
+    store: MemoryStore, chain: TinyChain, tuned: SftResult, tmp_path: Path
+) -> None:
+    fewer = EVALUATION.model_copy(update={"cloze_voices": 1})
+    once = _spoken_tasks(store, chain, fewer, tmp_path).spoken_tasks
+
+    with pytest.raises(DataError, match=r"spoken_tasks.* was spoken with another asked than this"):
+        _evaluate(store, chain, tuned.chat_model, once, tmp_path)

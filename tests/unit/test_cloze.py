@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from interloom.config.evaluation import EvaluationConfig
-from interloom.evaluation.choice import ChosenSet, choose
+from interloom.evaluation.choice import ChosenSet, ItemScores, choose
 from interloom.evaluation.cloze import (
     ClozeItem,
     ClozeMode,
@@ -17,6 +17,7 @@ from interloom.evaluation.cloze import (
 )
 from interloom.evaluation.cloze_tasks import Reader, measure_cloze
 from interloom.evaluation.measures import Judging
+from interloom.evaluation.pairing import Paired, paired
 from interloom.text.bpe import TextTokenizer
 from interloom.vocabulary.layout import Ids, Marker, VocabularyLayout
 
@@ -200,3 +201,23 @@ def test_an_item_counts_in_the_voices_that_can_say_all_of_it() -> None:
         sum(len(row) == 3 and row[0] == layout.marker(Marker.AUDIO_BEGIN) for row in scorer.rows)
         == 6
     )
+
+
+def test_what_was_said_in_more_voices_is_not_paired_with_what_was_said_in_fewer() -> None:
+    text = TextTokenizer.train(["a b"], vocab_size=270)
+    layout = VocabularyLayout(text.vocab_size, 10, text_tokenizer="t", tokenizer="s")
+    scorer = FavouriteToken([layout.speech_offset + 2])
+    group = ChosenSet("cloze/story", ({"id": "1", "context": "a", "right": "b", "wrong": "a"},), 1)
+    voice = {"a": np.array([1], np.int32), "b": np.array([2], np.int32)}
+
+    def scores(num_voices: int) -> dict[str, ItemScores]:
+        reader = Reader(scorer, layout, text, (voice,) * num_voices)
+        judging = Judging(EvaluationConfig(num_resamples=20), seed=0)
+        found = measure_cloze(group, reader, judging).measures
+        return {one.name: one.scores for one in found if one.scores is not None}
+
+    once, twice, again = scores(1), scores(2), scores(1)
+
+    assert paired(once["cloze/S->S/story"], twice["cloze/S->S/story"]) is None
+    assert paired(once["cloze/S->S/story"], again["cloze/S->S/story"]) == Paired(1, 0, 0)
+    assert paired(once["cloze/T->T/story"], twice["cloze/T->T/story"]) == Paired(1, 0, 0)

@@ -142,7 +142,7 @@ def test_a_plan_shows_every_stage_and_writes_no_run(command: Command) -> None:
     code, out, _ = command("plan", "smoke")
 
     assert code == 0
-    assert "11 of 11 stages would run" in out
+    assert "12 of 12 stages would run" in out
     assert "evaluate" in out
     assert "No run yet" in command("runs")[1]
 

@@ -106,14 +106,14 @@ def test_the_arms_of_the_committed_comparison_take_the_same_operations() -> None
             )
             flops.append(budget.flops)
 
-    assert len(flops) == 12
+    assert len(flops) == 11
     assert max(flops) / min(flops) < 1.01
 
 
 def test_what_patches_save_at_the_paper_s_shape_hangs_on_the_row_and_the_sub_queries() -> None:
-    """Speech is 77 % of the third that is interleaved. Two sub-queries reach 0.90 at 5,800 tokens.
+    """Speech is 77 % of the third that is interleaved. One sub-query reaches 0.90 before 4,096.
 
-    How many the paper's run has is not known; with one it is reached before 4,096.
+    How many the paper's run has is not known; two reach it at 5,800 tokens.
     """
     config = load_recipe("lst-1b").pretrain
     plain = config.model_copy(update={"patches": PatchConfig()})
@@ -128,6 +128,8 @@ def test_what_patches_save_at_the_paper_s_shape_hangs_on_the_row_and_the_sub_que
         )
         return round(ours.flops / theirs.flops, 3)
 
-    assert [ratio(length) for length in (4096, 5072, 5800, 8192)] == [0.913, 0.905, 0.9, 0.883]
-    assert ratio(4096, sub_queries=1) == 0.895
-    assert ratio(4096, size=2) == 0.982
+    lengths = (4096, 5072, 5800, 8192)
+    assert [ratio(one, sub_queries=2) for one in lengths] == [0.913, 0.905, 0.9, 0.883]
+    assert config.patches.sub_queries == 1
+    assert ratio(4096) == 0.895
+    assert ratio(4096, size=2) == 0.964

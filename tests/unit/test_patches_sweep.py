@@ -1,4 +1,4 @@
-"""Each way of cutting that the sweep compares: mixed, trained, fine-tuned and evaluated, tiny."""
+"""Each way of cutting of the sweep, and two more: mixed, trained, fine-tuned, evaluated, tiny."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from interloom.config.base import Frozen
+from interloom.config.evaluation import SpokenTasksConfig
 from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.corpora.tables import DOCUMENTS, write_table
@@ -17,6 +18,7 @@ from interloom.stages.mix import MixRequest, mix
 from interloom.stages.pretrain import PretrainRequest, PretrainResult, pretrain
 from interloom.stages.result import StageRequest
 from interloom.stages.sft import SftRequest, sft
+from interloom.stages.speak_tasks import SpeakTasksRequest, speak_tasks
 from interloom.testing.engine import PlainEngine
 from interloom.testing.store import MemoryStore
 from interloom.testing.tiny_chain import LICENCE, TEXTS, TinyChain, build_tiny_chain
@@ -70,6 +72,10 @@ FIRST = {
     for label, arm in zip(SWEEP.labels, SWEEP.arms, strict=True)
     if not label.endswith((" seed", "small", "large"))
 }
+WAYS = FIRST | {
+    "aligned with BPE tokens": ("mixture.alignment=pieces", "pretrain.patches.kind=aligned"),
+    "two sub-queries": ("pretrain.patches.sub_queries=2", "pretrain.patches.kind=static"),
+}
 
 
 def _documents() -> list[dict[str, Any]]:
@@ -113,20 +119,23 @@ def _run(
     made |= build_dialogues(speaking, store=store, work=work("dialogues")).outputs()
     tuning = _request(SftRequest, recipe.sft, made)
     made |= sft(tuning, store=store, work=work("sft"), engine=PlainEngine).outputs()
+    asking = _request(SpeakTasksRequest, recipe.evaluate.part(SpokenTasksConfig), made)
+    made |= speak_tasks(asking, store=store, work=work("tasks")).outputs()
     judging = _request(EvaluateRequest, recipe.evaluate, made)
     return trained, evaluate(judging, store=store, work=work("evaluate"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", FIRST)
+@pytest.mark.parametrize("label", WAYS)
 def test_an_arm_is_trained_fine_tuned_and_evaluated(label: str, tmp_path: Path) -> None:
     store = MemoryStore()
-    recipe = load_recipe(SWEEP.recipe, (*FIRST[label], *SHRUNK))
+    recipe = load_recipe(SWEEP.recipe, (*WAYS[label], *SHRUNK))
 
     trained, evaluated = _run(recipe, build_tiny_chain(store), store, tmp_path)
 
     names = {metric.name for metric in (*trained.metrics, *evaluated.metrics)}
-    wanted = {*SWEEP.numbers, *SWEEP.columns, *SWEEP.curves}
+    columns = {name for name in SWEEP.columns if not name.startswith("usage/")}
+    wanted = {*SWEEP.numbers, *columns, *SWEEP.curves}
     match recipe.pretrain.patches.kind:
         case "off":
             absent = {name for name in wanted if "patches/" in name}
@@ -150,7 +159,7 @@ def test_three_ways_have_three_seeds_and_two_have_three_sizes() -> None:
     sizes = {recipe.pretrain.model.hidden_size for recipe in recipes}
 
     assert len(sizes) == 3
-    assert len(FIRST) == 8
+    assert len(FIRST) == 6
     for chosen in (
         is_plain,
         [kind == "static" for kind in kinds],

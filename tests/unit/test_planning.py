@@ -108,6 +108,21 @@ def test_another_mixture_runs_again_from_mix_on_only(contract: StageContract) ->
     assert [step.estimate_s for step in planned.to_run] == [2.0] * 4
 
 
+def test_tasks_are_spoken_again_only_if_what_is_asked_aloud_changes(
+    contract: StageContract,
+) -> None:
+    run(contract, recipe())
+
+    measured = plan(contract, recipe("evaluate.confidence=0.9"))
+    asked = plan(contract, recipe("evaluate.cloze_voices=2"))
+
+    assert reasons(measured) == {"evaluate": "evaluate.confidence 0.95 -> 0.9"}
+    assert reasons(asked) == {
+        "speak_tasks": "evaluate.cloze_voices 4 -> 2",
+        "evaluate": "evaluate.cloze_voices 4 -> 2",
+    }
+
+
 def test_a_changed_setting_behind_a_changed_input_is_named_too(contract: StageContract) -> None:
     run(contract, recipe())
 

@@ -30,6 +30,7 @@ class ArtifactKind(StrEnum):
     TEXT_CORPUS = "text_corpus"
     DIALOGUE_CORPUS = "dialogue_corpus"
     TASKS = "tasks"
+    SPOKEN_TASKS = "spoken_tasks"
     INGEST_REPORT = "ingest_report"
     EXTERNAL = "external"  # the address and version of data that stays where it is
     TEXT_TOKENIZER = "text_tokenizer"

@@ -36,10 +36,19 @@ class ChosenSet:
         kept = [{k: v for k, v in item.items() if k != "codes"} for item in self.items]
         return hashlib.sha256(canonical_json(kept)).hexdigest()
 
-    def scores(self, rows: Iterable[Item], values: Iterable[float]) -> "ItemScores":
-        """What came of some of the items, by their ids."""
+    def scores(
+        self, rows: Iterable[Item], values: Iterable[float], *, asked: str = ""
+    ) -> "ItemScores":
+        """What came of some of the items, by their ids.
+
+        Args:
+            rows: The items.
+            values: What came of each.
+            asked: How, if they can be asked in several ways.
+        """
         pairs = zip(rows, values, strict=True)
-        return ItemScores(self.digest, {row["id"]: float(value) for row, value in pairs})
+        digest = f"{self.digest} {asked}".rstrip()
+        return ItemScores(digest, {row["id"]: float(value) for row, value in pairs})
 
     def to_dict(self) -> dict[str, str | int]:
         """For ``report.json``."""
@@ -51,7 +60,8 @@ class ItemScores:
     """What came of each item of a set: 1 right and 0 wrong, or its word errors.
 
     Attributes:
-        set_digest: The set's fingerprint; scores on different sets are not to be paired.
+        set_digest: The set's fingerprint, and how it was asked; scores on different sets, or of
+            other ways, are not to be paired.
         by_id: Score of each item.
     """
 

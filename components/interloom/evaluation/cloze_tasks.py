@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from interloom.config.evaluation import ClozeScore
 from interloom.evaluation.choice import ChosenSet, Item
 from interloom.evaluation.cloze import (
     SCORES,
@@ -46,7 +47,8 @@ def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Finding
     for mode in ClozeMode:
         right = choices(items, mode, reader.scorer, reader.layout) if items else {}
         estimates = {score: judging.share(right.get(score, ())) for score in SCORES}
-        scores = group.scores(rows, right.get(judging.config.cloze_score, ()))
+        asked = _asked(mode, judging.config.cloze_score, len(reader.takes))
+        scores = group.scores(rows, right.get(judging.config.cloze_score, ()), asked=asked)
         estimate = estimates[judging.config.cloze_score]
         measures.append(Measure("/".join([task, mode, *named]), estimate, scores))
         details[mode.value] = {score: one.to_dict() for score, one in estimates.items()}
@@ -56,6 +58,11 @@ def measure_cloze(group: ChosenSet, reader: Reader, judging: Judging) -> Finding
 def texts_of(rows: Sequence[Item]) -> list[str]:
     """Everything that must be spoken for these items."""
     return [text for row in rows for text in (row["context"], row["right"], *_wrong(row))]
+
+
+def _asked(mode: ClozeMode, score: ClozeScore, num_voices: int) -> str:
+    """What besides the items makes two results comparable."""
+    return f"{score}, {num_voices} voices" if mode.has_speech else score
 
 
 def _wrong(row: Item) -> list[str]:

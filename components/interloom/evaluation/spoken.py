@@ -32,20 +32,17 @@ class Listener(Protocol):
         ...
 
 
-def speak_texts(texts: Iterable[str], speaker: Speaker) -> Mapping[str, Codes]:
+def speak_texts(
+    texts: Iterable[str], speaker: Speaker, *, voice: str | None = None
+) -> Mapping[str, Codes]:
     """The codes of each text that could be spoken; a text that was refused is not in the result.
 
-    A text's codes depend on the text alone, so that equal contexts sound equal in every task.
+    Args:
+        texts: What is to be said; equal texts once.
+        speaker: Who says it.
+        voice: In which voice; None leaves it to the speaker.
     """
-    return speak_takes(texts, speaker, [None])[0]
-
-
-def speak_takes(
-    texts: Iterable[str], speaker: Speaker, voices: Sequence[str | None]
-) -> list[Mapping[str, Codes]]:
-    """What each voice could say of the texts; None leaves the voice to the speaker."""
     wanted = sorted(set(texts))
-    spans = [SpanRequest(f"task/{text}", text, voice=voice) for voice in voices for text in wanted]
-    results = iter(speaker.synthesise(spans))
-    takes = ([(text, next(results)) for text in wanted] for _ in voices)
-    return [{text: one.codes for text, one in take if one.accepted} for take in takes]
+    spans = [SpanRequest(f"task/{text}", text, voice=voice) for text in wanted]
+    results = speaker.synthesise(spans)
+    return {text: one.codes for text, one in zip(wanted, results, strict=True) if one.accepted}

@@ -1,6 +1,6 @@
 """The whole evaluation of one chain of models, part by part."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from interloom.audio.files import read_audio
 from interloom.core.artifacts import ArtifactRef
 from interloom.corpora.tables import read_table
 from interloom.dialogue.chat import Chatbot
+from interloom.evaluation.asking import Asked, SpokenTasks, read_asked
 from interloom.evaluation.chat_tasks import (
     Interview,
     interview,
@@ -17,8 +18,8 @@ from interloom.evaluation.chat_tasks import (
     spoken_questions,
     typed_questions,
 )
-from interloom.evaluation.choice import ChosenSet, choose, drawn
-from interloom.evaluation.cloze_tasks import Reader, measure_cloze, texts_of
+from interloom.evaluation.choice import ChosenSet, choose
+from interloom.evaluation.cloze_tasks import Reader, measure_cloze
 from interloom.evaluation.measures import Findings, Judging, merged
 from interloom.evaluation.questions import OneModality, Oral, measure_questions
 from interloom.evaluation.report import Sound
@@ -28,7 +29,7 @@ from interloom.evaluation.round_trips import (
     measure_text_to_token,
     measure_tokenizer,
 )
-from interloom.evaluation.spoken import Codes, speak_takes, speak_texts
+from interloom.evaluation.spoken import Codes
 from interloom.evaluation.transcribing import measure_transcription
 from interloom.language_model.runtime import LanguageModel
 from interloom.language_model.sampling import Sampling
@@ -46,38 +47,29 @@ from interloom.vocabulary.layout import Ids
 class TaskSets:
     """What is measured on: the fixed choice from each held-out table.
 
-    ``recordings`` are the sound of ``decoded``; there are ``endings`` if the tasks have any.
+    ``recordings`` are the sound of ``decoded``.
     """
 
     utterances: ChosenSet
     texts: ChosenSet
     decoded: ChosenSet
     recordings: tuple[Recording, ...]
-    cloze: tuple[ChosenSet, ...]
-    endings: ChosenSet | None
     transcribed: ChosenSet
-    questions: ChosenSet
-    chats: ChosenSet
-
-    @property
-    def every_cloze(self) -> tuple[ChosenSet, ...]:
-        """The pairs of each group, and the four endings."""
-        return self.cloze if self.endings is None else (*self.cloze, self.endings)
+    asked: Asked
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """The models that are measured.
 
-    ``task_speaker`` is the text-to-token model with a judge; ``tuned`` is what the chatbot is made
-    of, which answers once with text beside its speech, once without.
+    ``tuned`` is what the chatbot is made of, which answers once with text beside its speech, once
+    without.
     """
 
     text: TextTokenizer
     tokenizer: SpeechTokenizer
     decoder: SpeechDecoder
     text_to_token: TextToToken
-    task_speaker: TextToToken
     base: LanguageModel
     tuned: LanguageModel
     chatbot: Chatbot
@@ -92,34 +84,18 @@ def task_sets(
     tasks: ArtifactRef,
     judging: Judging,
 ) -> TaskSets:
-    """Read and choose. Groups of cloze items are sets of their own."""
+    """Read and choose."""
     config, seed = judging.config, judging.seed
     columns = ["id", "speaker", "text", "codes"]
     heldout = list(read_table(store, tokens, "tokens", split="heldout", columns=columns))
-    cloze = list(read_table(store, tasks, "cloze"))
-    questions = list(read_table(store, tasks, "questions"))
-    endings = list(read_table(store, tasks, "endings"))
     decoded = choose("decoded", heldout, config.max_decoded, seed=seed)
     return TaskSets(
         utterances=choose("utterances", heldout, config.max_utterances, seed=seed),
         texts=choose("texts", heldout, config.max_texts, seed=seed),
         decoded=decoded,
         recordings=tuple(_recordings(store, speech, decoded)),
-        cloze=tuple(
-            choose(
-                f"cloze/{group}",
-                [row for row in cloze if row["group"] == group],
-                config.max_cloze_per_group,
-                seed=seed,
-            )
-            for group in sorted({row["group"] for row in cloze})
-        ),
-        endings=choose("endings", endings, config.max_cloze_per_group, seed=seed)
-        if endings
-        else None,
         transcribed=choose("transcribed", heldout, config.max_transcribed, seed=seed),
-        questions=choose("questions", questions, config.max_questions, seed=seed),
-        chats=choose("chats", questions, config.max_chats, seed=seed),
+        asked=read_asked(store, tasks, config, seed=seed),
     )
 
 
@@ -144,68 +120,52 @@ class Evaluated:
 
 
 def evaluate_chain(
-    chain: Chain, sets: TaskSets, judging: Judging, *, progress: Progress
+    chain: Chain, sets: TaskSets, spoken: SpokenTasks, judging: Judging, *, progress: Progress
 ) -> Evaluated:
     """Measure everything. Equal models and sets give equal findings."""
-    takes = _takes(chain.task_speaker, sets, judging)
-    spoken = speak_texts(_questions(sets), chain.task_speaker)
-    progress.update(1, 6, "tasks spoken")
     parts = [
         measure_tokenizer(sets.utterances, chain.tokenizer, judging),
         measure_text_to_token(sets.texts, chain.text_to_token, chain.tokenizer, judging),
         measure_decoder(sets.decoded, sets.recordings, chain.decoder, chain.tokenizer, judging),
     ]
-    progress.update(2, 6, "speech models measured")
-    reader = Reader(chain.base, chain.base.layout, chain.text, takes)
-    parts += [measure_cloze(group, reader, judging) for group in sets.every_cloze]
-    progress.update(3, 6, "story cloze scored")
+    progress.update(1, 5, "speech models measured")
+    reader = Reader(chain.base, chain.base.layout, chain.text, spoken.takes)
+    parts += [measure_cloze(group, reader, judging) for group in sets.asked.every_cloze]
+    progress.update(2, 5, "story cloze scored")
     if sets.transcribed.items:
         parts.append(measure_transcription(sets.transcribed, chain.tuned, chain.text, judging))
-    parts.append(measure_questions(sets.questions, _oral(chain, spoken), judging))
-    progress.update(4, 6, "base model asked")
-    talked = interview(
-        spoken_questions(sets.chats, spoken), chain.chatbot, chain.tokenizer, seed=judging.seed
-    )
-    parts += [measure_chat(sets.chats, talked, judging), *_other_ways(chain, sets, spoken, judging)]
-    progress.update(5, 6, "chatbot asked")
+    parts.append(measure_questions(sets.asked.questions, _oral(chain, spoken), judging))
+    progress.update(3, 5, "base model asked")
+    chats = sets.asked.chats
+    aloud = spoken_questions(chats, spoken.questions)
+    talked = interview(aloud, chain.chatbot, chain.tokenizer, seed=judging.seed)
+    parts += [measure_chat(chats, talked, judging), *_other_ways(chain, chats, spoken, judging)]
+    progress.update(4, 5, "chatbot asked")
     return Evaluated(merged(parts), tuple(_sounds(chain, sets, talked)))
 
 
 def _other_ways(
-    chain: Chain, sets: TaskSets, spoken: Mapping[str, Codes], judging: Judging
+    chain: Chain, chats: ChosenSet, spoken: SpokenTasks, judging: Judging
 ) -> Iterator[Findings]:
     """The same questions typed, and answered by speech alone."""
-    typed = typed_questions(sets.chats)
-    aloud = spoken_questions(sets.chats, spoken)
+    typed = typed_questions(chats)
+    aloud = spoken_questions(chats, spoken.questions)
     for name, asked, bot in (
         ("chat/typed/right", typed, chain.chatbot),
         ("chat/speech_only/right", aloud, chain.wordless_chatbot),
     ):
         talked = interview(asked, bot, chain.tokenizer, seed=judging.seed)
-        yield measure_right(name, sets.chats, talked, judging)
+        yield measure_right(name, chats, talked, judging)
 
 
-def _oral(chain: Chain, spoken: Mapping[str, Codes]) -> Oral:
+def _oral(chain: Chain, spoken: SpokenTasks) -> Oral:
     """The base model, asked greedily."""
 
     def generate(prompts: Sequence[Ids], answer: OneModality, max_new_tokens: int) -> list[Ids]:
         sampling = Sampling(max_new_tokens=max_new_tokens, stop_ids=answer.stop_ids)
         return chain.base.generate(prompts, sampling, allowed=answer.allowed)
 
-    return Oral(generate, chain.base.layout, chain.text, chain.tokenizer.read, spoken)
-
-
-def _takes(speaker: TextToToken, sets: TaskSets, judging: Judging) -> list[Mapping[str, Codes]]:
-    """What the cloze items are made of, once in each of as many voices as are asked for."""
-    texts = (text for group in sets.every_cloze for text in texts_of(group.items))
-    limit = judging.config.cloze_voices
-    voices = drawn(speaker.voices, limit, name="voices", seed=judging.seed)
-    return speak_takes(texts, speaker, voices)
-
-
-def _questions(sets: TaskSets) -> Iterator[str]:
-    for chosen in (sets.questions, sets.chats):
-        yield from (row["question"] for row in chosen.items)
+    return Oral(generate, chain.base.layout, chain.text, chain.tokenizer.read, spoken.questions)
 
 
 def _sounds(chain: Chain, sets: TaskSets, talked: Interview) -> Iterator[Sound]:

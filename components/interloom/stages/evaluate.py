@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from interloom.config.evaluation import EvaluationConfig
+from interloom.config.evaluation import EvaluationConfig, SpokenTasksConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.ports.store import ArtifactStore
@@ -19,6 +19,7 @@ class EvaluateRequest(StageRequest):
     speech: ArtifactRef
     tokens: ArtifactRef
     tasks: ArtifactRef
+    spoken_tasks: ArtifactRef
     tokenizer: ArtifactRef
     decoder: ArtifactRef
     text_to_token: ArtifactRef
@@ -40,9 +41,12 @@ def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace)
     """Measure every model of the chain on held-out data, by the chain's own reading head.
 
     Raises:
-        DataError: A model or the tokens were made with another tokenizer; says which.
+        DataError: A model or the tokens were made with another tokenizer, or other tasks were
+            spoken; says which.
     """
     _need_one_chain(request, store)
+    _need_these_tasks(request, store)
+    from interloom.evaluation.asking import load_takes
     from interloom.evaluation.measures import Judging
     from interloom.evaluation.report import write_report
     from interloom.evaluation.suite import evaluate_chain, task_sets
@@ -51,7 +55,8 @@ def evaluate(request: EvaluateRequest, *, store: ArtifactStore, work: Workspace)
     sets = task_sets(
         store, speech=request.speech, tokens=request.tokens, tasks=request.tasks, judging=judging
     )
-    done = evaluate_chain(_chain(request, store), sets, judging, progress=work.progress)
+    spoken = load_takes(store, request.spoken_tasks)
+    done = evaluate_chain(_chain(request, store), sets, spoken, judging, progress=work.progress)
     models = {name: ref.id for name, ref in request.inputs().items() if ref.kind.is_model}
     with store.draft(ArtifactKind.EVALUATION) as draft:
         write_report(draft, done.findings, request.config, models, done.sounds)
@@ -69,7 +74,8 @@ def _need_one_chain(request: EvaluateRequest, store: ArtifactStore) -> None:
     from interloom.text.bpe import load_text_tokenizer
     from interloom.vocabulary.layout import VocabularyLayout
 
-    for ref in (request.tokens, request.decoder, request.text_to_token):
+    spoken = request.spoken_tasks
+    for ref in (request.tokens, request.decoder, request.text_to_token, spoken):
         held = store.manifest(ref).facts["tokenizer"]
         if held != request.tokenizer.id:
             raise DataError(
@@ -86,6 +92,24 @@ def _need_one_chain(request: EvaluateRequest, store: ArtifactStore) -> None:
     for ref in (request.model, request.chat_model):
         facts = store.manifest(ref).facts
         layout.require(facts.get("plain_vocabulary", facts["vocabulary"]), holder=str(ref))
+
+
+def _need_these_tasks(request: EvaluateRequest, store: ArtifactStore) -> None:
+    """Refuse what was spoken of other tasks, or of another choice among them."""
+    facts = store.manifest(request.spoken_tasks).facts
+    asked = request.config.part(SpokenTasksConfig).model_dump(mode="json")
+    wanted = {
+        "tasks": request.tasks.id,
+        "text_to_token": request.text_to_token.id,
+        "asked": asked,
+        "seed": request.seed,
+    }
+    other = [name for name, value in wanted.items() if facts[name] != value]
+    if other:
+        raise DataError(
+            f"{request.spoken_tasks} was spoken with another {', '.join(other)} than this "
+            "evaluation asks for; speak the tasks again with these settings (stage speak_tasks)"
+        )
 
 
 def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
@@ -109,13 +133,6 @@ def _chain(request: EvaluateRequest, store: ArtifactStore) -> "Chain":
         tokenizer=tokenizer,
         decoder=decoder,
         text_to_token=load_text_to_token(store, request.text_to_token, seed=request.seed),
-        task_speaker=load_text_to_token(
-            store,
-            request.text_to_token,
-            config=request.config.task_speech,
-            seed=request.seed,
-            judge=tokenizer.read,
-        ),
         base=load_language_model(store, request.model),
         tuned=chat,
         chatbot=Chatbot(chat, text, tokenizer, decoder, answer),

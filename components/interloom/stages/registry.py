@@ -25,6 +25,7 @@ STAGES: Mapping[str, str] = MappingProxyType(
             "mix",
             "pretrain",
             "build_dialogues",
+            "speak_tasks",
             "sft",
             "evaluate",
             "evaluate_tokenizer",
