@@ -394,22 +394,31 @@ def shards(stage: StageJob) -> dict[str, str]:
     return {path.name: path.read_text() for path in (stage.folder / "shards").glob("*")}
 
 
+def pods_of_part(site: Site, stage: StageJob, part: str) -> set[str]:
+    return {
+        pod["metadata"]["name"]
+        for pod in pods_of(site, stage)
+        if pod["metadata"]["labels"].get("interloom.dev/part") == part
+    }
+
+
 def test_shards_are_made_side_by_side_and_a_killed_data_pod_makes_its_own_again(
     site: Site,
 ) -> None:
-    stage, told, results = sharded(site, step_s=0.5), Told(), list[JobReport]()
+    stage, told, results = sharded(site, step_s=1), Told(), list[JobReport]()
     started = launcher(site, fan_out={"probe": {"parts": 4, "at_once": 2}})
     thread = in_background(lambda: results.append(started.run(stage, progress=told)))
-    wait_for(lambda: shards(stage))
-    running = [one for one in pods_of(site, stage) if one["status"]["phase"] == "Running"]
-    name = running[0]["metadata"]["name"]
-    kubectl("delete", "pod", name, "-n", site.namespace, "--grace-period=0", "--force")
+    wait_for(lambda: any(shards(stage).values()))
+    killed_part = next(filter(None, shards(stage).values())).removeprefix("part ")
+    (killed,) = pods_of_part(site, stage, killed_part)
+    kubectl("delete", "pod", killed, "-n", site.namespace, "--grace-period=0", "--force")
     thread.join(240)
 
     assert results, told.notes
     labels = [one["metadata"]["labels"] for one in jobs_of(site, stage)]
     parts = {one.get("interloom.dev/part", "") for one in labels}
     assert parts == {"", "0-of-4", "1-of-4", "2-of-4", "3-of-4"}
+    assert pods_of_part(site, stage, killed_part) - {killed}
     made = shards(stage)
     assert made == {f"{at:05d}": f"part {at % 4}-of-4" for at in range(12)}
     assert not [one for one in pods_of(site, stage) if one["status"]["phase"] == "Running"]
