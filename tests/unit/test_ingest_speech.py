@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from interloom.audio.files import read_audio
-from interloom.config.corpora import SpeechLimits, TakeIn
+from interloom.config.corpora import Script, SpeechLimits, TakeIn
 from interloom.core.errors import DataError, MissingError
 from interloom.corpora.ingest_speech import ingest_speech, tidy_transcript
 from interloom.corpora.intake import REFUSED, REPORT, IngestOutcome
@@ -45,6 +45,9 @@ def corpus(tmp_path: Path) -> Path:
     soundfile.write(folder / "audio/good.flac", tone(), 16_000)
     soundfile.write(folder / "audio/other.wav", tone(2.0, 44_100), 44_100)
     soundfile.write(folder / "audio/zero.flac", np.zeros(16_000, np.float32), 16_000)
+    soundfile.write(folder / "audio/clipped.wav", (9 * tone()).clip(-1, 1), 16_000)
+    rung = (9 * tone(1.0, 8_000)).clip(-1, 1)
+    soundfile.write(folder / "audio/clipped-8k.wav", rung, 8_000)
     soundfile.write(folder / "audio/empty.wav", np.zeros(0, np.float32), 16_000)
     soundfile.write(folder / "audio/long.flac", tone(31.0), 16_000)
     nan = np.full(16_000, np.nan, np.float32)
@@ -133,6 +136,9 @@ def test_a_folder_is_read_by_the_manifest_in_it(store: MemoryStore, corpus: Path
 
 REASONS = {
     "zero": "it is silent: its peak is 0, at least 0.0001",
+    "clipped": "of its samples are at full scale, at most 1.0%; record it with less gain",
+    "clipped-8k": "it is clipped: ",
+    "script": "transcript 'съешь ещё этих' is written in cyrillic, expected latin; --script",
     "empty": "it lasts 0.000 s, at least 0.1 s",
     "long": "it lasts 31.0 s, at most 30 s",
     "nan": "a sample that is NaN or infinite",
@@ -160,6 +166,8 @@ def test_every_bad_row_is_refused_by_name_and_reason_and_the_rest_goes_on(
         {"id": name, "path": f"audio/{name}.{suffix}", "text": "hello"}
         for name, suffix in [
             ("zero", "flac"),
+            ("clipped", "wav"),
+            ("clipped-8k", "wav"),
             ("empty", "wav"),
             ("long", "flac"),
             ("nan", "wav"),
@@ -176,6 +184,7 @@ def test_every_bad_row_is_refused_by_name_and_reason_and_the_rest_goes_on(
         {"id": "no-path", "text": "hello"},
         {"id": "no-text", "path": "audio/good.flac", "text": "  "},
         {"id": "symbols", "path": "audio/good.flac", "text": "--- ?"},
+        {"id": "script", "path": "audio/good.flac", "text": "съешь ещё этих"},
         {"id": "fast", "path": "audio/good.flac", "text": "word " * 40},
         {"id": "number", "path": "audio/good.flac", "text": ["hello"]},
         {"id": "good", "path": "audio/other.wav", "text": "hello"},
@@ -190,7 +199,7 @@ def test_every_bad_row_is_refused_by_name_and_reason_and_the_rest_goes_on(
     for name, reason in REASONS.items():
         assert reason in reasons[name], name
     report = store.local_path(store.manifest(outcome.report).shard(REPORT)).read_text()
-    assert json.loads(report) == {"accepted": 2, "corpus": "speech_corpus", "refused": 17}
+    assert json.loads(report) == {"accepted": 2, "corpus": "speech_corpus", "refused": 20}
     assert outcome.refusals[0].row == "manifest.jsonl:2"
 
 
@@ -353,6 +362,22 @@ def test_limits_are_settings(store: MemoryStore, corpus: Path) -> None:
     options = TakeIn(name="mine", speech=SpeechLimits(max_seconds=40))
 
     assert take(store, manifest(corpus, rows), options).accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "accepted"), [("cyrillic", ["b", "c"]), ("any", ["a", "b", "c"])]
+)
+def test_a_corpus_is_in_the_script_that_is_asked_for(
+    store: MemoryStore, corpus: Path, script: Script, accepted: list[str]
+) -> None:
+    texts = {"a": "hello", "b": "привет, Siri", "c": "12"}
+    rows: Rows = [
+        {"id": name, "path": "audio/good.flac", "text": text} for name, text in texts.items()
+    ]
+
+    outcome = take(store, manifest(corpus, rows), TakeIn(name="mine", script=script))
+
+    assert [row["id"] for row in taken(store, outcome)] == accepted
 
 
 def _no_good_row(folder: Path) -> Path:

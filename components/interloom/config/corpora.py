@@ -9,6 +9,33 @@ from interloom.core.artifacts import UNRECORDED
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Share = Annotated[float, Field(gt=0, lt=0.5)]
+Script = Literal[
+    "any",
+    "arabic",
+    "armenian",
+    "bengali",
+    "cjk",
+    "cyrillic",
+    "devanagari",
+    "ethiopic",
+    "georgian",
+    "greek",
+    "gujarati",
+    "gurmukhi",
+    "hangul",
+    "hebrew",
+    "kannada",
+    "khmer",
+    "lao",
+    "latin",
+    "malayalam",
+    "myanmar",
+    "sinhala",
+    "tamil",
+    "telugu",
+    "thai",
+    "tibetan",
+]
 
 
 class StarterWorld(Frozen):
@@ -96,12 +123,14 @@ class SpeechLimits(Frozen):
         max_seconds: Longer ones are refused.
         max_words_per_second: Transcripts that cannot have been read in that time are refused.
         silence_peak: Recordings that never exceed this amplitude count as silent.
+        max_clipped: Recordings of which a larger share of samples is at full scale are refused.
     """
 
     min_seconds: PositiveFloat = 0.1
     max_seconds: PositiveFloat = 30.0
     max_words_per_second: PositiveFloat = 12.0
     silence_peak: PositiveFloat = 1e-4
+    max_clipped: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 class TextLimits(Frozen):
@@ -131,6 +160,7 @@ class TakeIn(Frozen):
             words, such as ``research``.
         speech: Limits of recordings.
         text: Limits of documents.
+        script: In which most letters of a transcript are; recordings with another are refused.
         labelled_by: The recogniser that transcribes recordings without a transcript: ``moonshine``,
             or the folder of a Whisper.
         blocked: What was taken down, as ``source:NAME``, ``speaker:ID`` or ``licence:SPDX``; such
@@ -140,6 +170,7 @@ class TakeIn(Frozen):
     name: str
     licence: Tag = "LicenseRef-unknown"
     consent: Tag = UNRECORDED
+    script: Script = "latin"
     labelled_by: str | None = None
     speech: SpeechLimits = SpeechLimits()
     text: TextLimits = TextLimits()

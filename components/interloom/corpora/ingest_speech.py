@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interloom.audio.files import SAMPLE_RATE_HZ, audio_seconds, encode_flac, read_audio
-from interloom.config.corpora import SpeechLimits, TakeIn
+from interloom.config.corpora import Script, SpeechLimits, TakeIn
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import DataError
 from interloom.corpora.cutset import read_cutset
@@ -29,12 +29,14 @@ from interloom.corpora.tables import LABELLED_UTTERANCES, UTTERANCES, Row, write
 from interloom.ports.progress import Progress
 from interloom.ports.store import ArtifactStore
 from interloom.ports.transcriber import Transcriber
+from interloom.text.scripts import main_script
 from interloom.text.speakable import has_letter
 
 _MANIFESTS = ("manifest.tsv", "manifest.jsonl")
 _AUDIO = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 _MAX_ROW_BYTES = 1_000_000
 _ROWS_PER_SHARD = 256
+_FULL_SCALE = 0.98  # resampling lets what was cut at 1 ring about it
 _CUT_OFF_S = 0.25  # decoders of lossy forms drop some milliseconds
 
 
@@ -115,6 +117,7 @@ def _judged(
         return found
     try:
         text = tidy_transcript(_transcript(found, options.speech, transcriber))
+        _check_script(text, options.script)
         samples_S = _checked_samples(found, options.speech)
         _check_rate(text, len(samples_S) / SAMPLE_RATE_HZ, options.speech)
     except DataError as error:
@@ -171,7 +174,26 @@ def _checked_samples(found: Recorded, limits: SpeechLimits) -> NDArray[np.float3
     _check_length(seconds, limits)
     if (peak := float(np.abs(samples_S).max())) < limits.silence_peak:
         raise DataError(f"it is silent: its peak is {peak:.1g}, at least {limits.silence_peak:g}")
+    clipped = float((np.abs(samples_S) >= _FULL_SCALE).mean())
+    if clipped > limits.max_clipped:
+        raise DataError(
+            f"it is clipped: {clipped:.1%} of its samples are at full scale, at most "
+            f"{limits.max_clipped:.1%}; record it with less gain"
+        )
     return samples_S
+
+
+def _check_script(text: str, script: Script) -> None:
+    """Refuse a transcript in another script than that of the corpus.
+
+    Raises:
+        DataError: Most of its letters are of another.
+    """
+    if script != "any" and (found := main_script(text)) not in {script, ""}:
+        raise DataError(
+            f"its transcript {text[:40]!r} is written in {found}, expected {script}; "
+            "--script takes in another, or any"
+        )
 
 
 def _check_rate(text: str, seconds: float, limits: SpeechLimits) -> None:

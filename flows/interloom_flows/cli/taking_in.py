@@ -50,6 +50,13 @@ def speech(
             help="What speakers agreed to, such as research; of rows that name none.",
         ),
     ] = UNRECORDED,
+    script: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the transcripts, such as cyrillic; others are refused, but for any.",
+        ),
+    ] = "latin",
     asr: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +78,7 @@ def speech(
         "speech",
         ingest,
         path,
-        _options(name=name, licence=licence, consent=consent, labelled_by=asr),
+        _options(name=name, licence=licence, consent=consent, script=script, labelled_by=asr),
     )
 
 
