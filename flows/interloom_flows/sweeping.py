@@ -7,6 +7,7 @@ themselves in one Prefect server, which is started for them if none is named.
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from interloom_flows.prefect_home import prefect_api
 from interloom_flows.sweeps import Sweep
 
 _COMMAND = (sys.executable, "-c", "from interloom_flows.cli import main; main()", "run")
+_COMMA = re.compile(r",(?![^\[]*\])")  # outside of a list
 Say = Callable[[str], None]
 
 
@@ -88,13 +90,17 @@ def label_of(overrides: Sequence[str]) -> str:
 def grid_arms(grid: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Every combination of ``key=a,b,c`` with ``key=d,e``.
 
+    A value may be a list, ``key=[a,b],[c]``.
+
     Raises:
         ConfigError: One is not of that form, or a key stands twice.
     """
     axes = []
     for text in grid:
         key, _, values = text.partition("=")
-        choices = [f"{key.strip()}={value.strip()}" for value in values.split(",") if value.strip()]
+        choices = [
+            f"{key.strip()}={value.strip()}" for value in _COMMA.split(values) if value.strip()
+        ]
         if not choices:
             raise ConfigError(f"--grid needs key=a,b,c, got {text!r}")
         for choice in choices:

@@ -44,6 +44,16 @@ def test_a_grid_gives_every_pair() -> None:
     )
 
 
+def test_a_value_of_a_grid_may_be_a_list() -> None:
+    arms = grid_arms(['ingest.only_licences=["A", "B"],["C"], []'])
+
+    assert arms == (
+        ('ingest.only_licences=["A", "B"]',),
+        ('ingest.only_licences=["C"]',),
+        ("ingest.only_licences=[]",),
+    )
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
