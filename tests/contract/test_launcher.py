@@ -135,6 +135,7 @@ def test_a_process_knows_its_threads_and_no_secrets(
 
     seen = json.loads(report.result_json)
     assert (seen["OMP_NUM_THREADS"], seen["PYTHONHASHSEED"]) == ("3", "0")
+    assert seen["GOMP_SPINCOUNT"] == "1000"
     assert (seen["DS_ACCELERATOR"], seen["CUDA_VISIBLE_DEVICES"]) == ("cpu", "")
     assert "INTERLOOM_DATABASE_URL" not in seen
     assert report.peak_rss_bytes > 1_000_000

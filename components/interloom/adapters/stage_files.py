@@ -21,6 +21,7 @@ from interloom.ports.launcher import LOG_FILE, StageJob
 from interloom.ports.progress import Progress
 
 SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's own is shorter than our grace time
+_SPINS = "1000"  # some microseconds
 _LOG_LINES = 24  # a bug with all places that led to it
 _REPORT_LINES = 40  # of torchrun, on how its ranks ended
 _KILLED_RANK = re.compile(
@@ -44,8 +45,10 @@ def prepare(job: StageJob) -> None:
 
 
 def stage_environment(threads: int, device: Literal["cpu", "cuda"]) -> dict[str, str]:
-    """What fixes a stage's numerics: the same on every launcher.
+    """What fixes a stage's numerics, and its manners: the same on every launcher.
 
+    Threads that wait for another go to sleep soon. As long as they spin by default, two trainings
+    of two threads on two cores wait for each other ten times as long as they compute.
     CUDA is looked for without starting its driver, which a worker that is forked later could not
     use.
     """
@@ -55,6 +58,7 @@ def stage_environment(threads: int, device: Literal["cpu", "cuda"]) -> dict[str,
         "OMP_NUM_THREADS": number,
         "MKL_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
+        "GOMP_SPINCOUNT": _SPINS,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
