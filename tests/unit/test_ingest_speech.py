@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from interloom.audio.files import read_audio
 from interloom.config.corpora import Script, SpeechLimits, TakeIn
 from interloom.core.errors import DataError, MissingError
-from interloom.corpora.ingest_speech import ingest_speech, tidy_transcript
+from interloom.corpora.ingest_speech import ingest_speech
 from interloom.corpora.intake import REFUSED, REPORT, IngestOutcome
+from interloom.corpora.recording_checks import tidy_transcript
 from interloom.corpora.tables import read_table
 from interloom.ports.progress import NoProgress
 from interloom.testing.store import MemoryStore
