@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from interloom.config.patches import PATCH_SIZE
 from interloom.config.recipe import Recipe
 from interloom.core.artifacts import ArtifactKind, ArtifactRef, parse_ref
 from interloom.core.errors import ConfigError
@@ -184,8 +185,8 @@ def named_corpora(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
     Corpora, ``interleaved`` rows that are there already, and the ``start`` of pre-training.
 
     Raises:
-        ConfigError: Nothing stands behind an ``@``, ``start`` is no language model, or the rows
-            are not interleaved.
+        ConfigError: Nothing stands behind an ``@``, ``start`` is no language model or one of
+            other patches, or the rows are not interleaved.
         DataError: One is under a licence, or holds speech by a consent, that the recipe does not
             allow; so are weights that it starts from.
         MissingError: One is not in the catalog.
@@ -235,6 +236,12 @@ def _start(catalog: Catalog, recipe: Recipe) -> dict[str, ArtifactRef]:
         raise ConfigError(
             f"pretrain.start: {recipe.pretrain.start} is a {version.ref.kind}, not a "
             f"{' or '.join(kinds)}; interloom data list shows what there is"
+        )
+    held = catalog.manifest(version.ref).facts.get(PATCH_SIZE)
+    if held is not None and held != (wanted := recipe.pretrain.patches.lasting_size):
+        raise ConfigError(
+            f"pretrain.start: {recipe.pretrain.start} was trained with patches of {held} tokens, "
+            f"pretrain.patches has {wanted} (0 is none); start from a model of the same patches"
         )
     return {"start": version.ref}
 

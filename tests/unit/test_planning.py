@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from interloom.config.patches import PATCH_SIZE
 from interloom.config.recipe import Recipe, recipe_of
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.core.errors import ConfigError, MissingError
@@ -253,6 +254,29 @@ def test_a_start_that_is_no_language_model_is_refused(contract: StageContract) -
         named_corpora(contract.catalog, recipe('pretrain.start="r/ingest.speech"'))
     with pytest.raises(MissingError, match="my-model"):
         named_corpora(contract.catalog, recipe("pretrain.start=my-model"))
+
+
+@pytest.mark.parametrize(
+    ("held", "patches", "message"),
+    [
+        (2, ["kind=off"], r"patches of 2 tokens, pretrain\.patches has 0 \(0 is none\)"),
+        (2, ["kind=static", "size=4"], r"patches of 2 tokens, pretrain\.patches has 4"),
+        (0, ["kind=static", "size=2"], r"patches of 0 tokens, pretrain\.patches has 2"),
+    ],
+)
+def test_a_start_of_other_patches_is_refused_before_anything_runs(
+    contract: StageContract, held: int, patches: list[str], message: str
+) -> None:
+    with contract.store.draft(ArtifactKind.LANGUAGE_MODEL) as draft:
+        with draft.shard("weights") as shard:
+            shard.path.write_bytes(b"weights")
+        model = draft.commit(facts={PATCH_SIZE: held})
+    manifest = contract.store.manifest(model)
+    contract.catalog.publish_dataset("base", manifest, new_run(contract))
+    changes = [f"pretrain.patches.{one}" for one in patches]
+
+    with pytest.raises(ConfigError, match=message):
+        named_corpora(contract.catalog, recipe("pretrain.start=base", *changes))
 
 
 def test_rows_that_the_recipe_names_are_mixed_instead_of_making_some(

@@ -6,6 +6,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from interloom.config.base import Frozen
 
+PATCH_SIZE = "patch_size"
+"""The fact of a stored language model that tells its ``lasting_size``."""
+
 
 class PatchConfig(Frozen):
     """The local models around the global one (arXiv 2510.06195; spec section 7.2).
@@ -75,6 +78,11 @@ class PatchConfig(Frozen):
     def uses_alignment(self) -> bool:
         """Whether some documents are cut at words."""
         return self.kind in {"aligned", "mixed", "curriculum"}
+
+    @property
+    def lasting_size(self) -> int:
+        """What a model keeps of its patches: the size of static ones; 0 of a plain model."""
+        return 0 if self.kind == "off" else self.size
 
     @property
     def settled(self) -> Self:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interloom.config.language_model import LanguageModelConfig
-from interloom.config.patches import PatchConfig
+from interloom.config.patches import PATCH_SIZE, PatchConfig
 from interloom.core.artifacts import ArtifactKind, ArtifactRef
 from interloom.language_model.runtime import CONFIG, WEIGHTS
 from interloom.ports.store import ArtifactStore
@@ -79,5 +79,5 @@ def store_language_model(
         return draft.commit(
             parents=model.parents,
             licences=model.licences,
-            facts=dict(model.facts) | vocabulary,
+            facts=dict(model.facts) | vocabulary | {PATCH_SIZE: model.patches.lasting_size},
         )

@@ -150,8 +150,7 @@ def _require_alike(held: PatchConfig, asked: PatchConfig, start: ArtifactRef) ->
     Raises:
         DataError: They are; says which.
     """
-    found, wanted = (("off", 0) if one.kind == "off" else ("on", one.size) for one in (held, asked))
-    if found != wanted:
+    if held.lasting_size != asked.lasting_size:
         raise DataError(
             f"{start} was trained with patches.kind = {held.kind!r} and size {held.size}, this is "
             f"{asked.kind!r} and {asked.size}; start from a model of the same patches, or from none"
