@@ -3,7 +3,6 @@
 Models are looked up before torch is imported, so that a mistake is told at once.
 """
 
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,15 +31,20 @@ def tokenize(
 ) -> None:
     """Write a recording as speech tokens, and read them back."""
     _need_file(file)
-    with opened() as services:
+    with opened() as services, screen.err().status(f"Reading {file}") as status:
         models = _models(services, run, "tokenizer")
         import numpy as np
 
-        from interloom.audio.files import stream_audio
+        from interloom.audio.files import SAMPLE_RATE_HZ, audio_seconds, stream_audio
         from interloom.speech_tokenizer.runtime import load_speech_tokenizer
 
         tokenizer = load_speech_tokenizer(services.store, models["tokenizer"])
-        codes = list(chain.from_iterable(tokenizer.stream(stream_audio(file))))
+        expected = audio_seconds(file) * SAMPLE_RATE_HZ / tokenizer.samples_per_token
+        codes = list[int]()
+        for some in tokenizer.stream(stream_audio(file)):
+            codes.extend(some.tolist())
+            status.update(f"{len(codes):,} of about {expected:,.0f} tokens")
+        status.update(f"Reading {len(codes):,} tokens back")
         heard = tokenizer.read([np.array(codes, np.int32)])[0]
     screen.out().print(" ".join(str(code) for code in codes), soft_wrap=True)
     screen.say(f"{len(codes)} tokens, read back as: {heard}")
