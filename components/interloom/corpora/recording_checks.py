@@ -41,9 +41,10 @@ def checked_samples(found: Recorded, limits: SpeechLimits) -> NDArray[np.float32
     if stated - seconds > _CUT_OFF_S:
         raise DataError(f"it is cut off: it should last {stated:.1f} s, but holds {seconds:.1f} s")
     _check_length(seconds, limits)
-    if (peak := float(np.abs(samples_S).max())) < limits.silence_peak:
+    levels_S = np.abs(samples_S)
+    if (peak := float(levels_S.max())) < limits.silence_peak:
         raise DataError(f"it is silent: its peak is {peak:.1g}, at least {limits.silence_peak:g}")
-    clipped = float((np.abs(samples_S) >= _FULL_SCALE).mean())
+    clipped = float((levels_S >= _FULL_SCALE).mean())
     if clipped > limits.max_clipped:
         raise DataError(
             f"it is clipped: {clipped:.1%} of its samples are at full scale, at most "
